@@ -1,0 +1,126 @@
+"""Settings: one validated object. Every error names the variable, what it holds and what it may hold.
+
+Belongs here: what differs between two installations. Does not belong here: anything a contract says.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from profilehouse.errors import ProfilehouseError
+
+PREFIX = "PROFILEHOUSE_"
+
+
+class Settings(BaseSettings):
+    """Where the parts of the platform are. Read from PROFILEHOUSE_* variables and from .env.
+
+    Folders may be relative; they are taken from the working directory.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, validate_default=True
+    )
+
+    sources: str = "data/sources"
+    """Folder or s3:// prefix into which the sources deliver `<source>/<day>.jsonl[.gz]`."""
+    lake: str = "data/lake"
+    """Folder or s3:// prefix of the Iceberg tables."""
+    catalog: str = "sqlite:"
+    """Iceberg catalog: `sqlite:` (beside a local lake) or `glue:` (AWS, for a lake on S3)."""
+    warehouse: str = "duckdb:data/warehouse.duckdb"
+    """`duckdb:FILE` or `snowflake://USER@ACCOUNT/DATABASE/SCHEMA?warehouse=W&role=R`."""
+    profiles: str = "lmdb:data/profiles"
+    """`lmdb:FOLDER`."""
+    timezone: str = "UTC"
+    """Zone of the business day, a name of the IANA database."""
+    first_day: date = date(2026, 1, 1)
+    """First business day that the sources deliver; the daily partitions start here."""
+
+    @field_validator("sources", "lake")
+    @classmethod
+    def _folder_or_bucket(cls, value: str) -> str:
+        url = urlsplit(value)
+        if "://" in value and (url.scheme != "s3" or not url.netloc):
+            raise ValueError("must be a folder or s3://BUCKET/PREFIX")
+        return value.rstrip("/")
+
+    @field_validator("catalog")
+    @classmethod
+    def _known_catalog(cls, value: str) -> str:
+        if value not in ("sqlite:", "glue:"):
+            raise ValueError("must be sqlite: or glue:")
+        return value
+
+    @field_validator("warehouse")
+    @classmethod
+    def _known_warehouse(cls, value: str) -> str:
+        url = urlsplit(value)
+        if url.scheme == "duckdb" and url.path and not url.netloc:
+            return value
+        if url.scheme == "snowflake" and snowflake_parts(url):
+            return value
+        raise ValueError(
+            "must be duckdb:FILE or snowflake://USER@ACCOUNT/DATABASE/SCHEMA?warehouse=W&role=R"
+        )
+
+    @field_validator("profiles")
+    @classmethod
+    def _known_store(cls, value: str) -> str:
+        if not value.startswith("lmdb:") or not value.removeprefix("lmdb:").strip("/"):
+            raise ValueError("must be lmdb:FOLDER")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError("must be a zone of the IANA database, for example America/New_York")
+        return value
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The zone of the business day."""
+        return ZoneInfo(self.timezone)
+
+    @property
+    def warehouse_url(self) -> SplitResult:
+        """The warehouse's URL in parts."""
+        return urlsplit(self.warehouse)
+
+    @property
+    def profiles_dir(self) -> Path:
+        """Folder of the LMDB profile store."""
+        return Path(self.profiles.removeprefix("lmdb:"))
+
+
+def snowflake_parts(url: SplitResult) -> tuple[str, str] | None:
+    """(database, schema) of a Snowflake URL, or None where it lacks a part."""
+    path = url.path.strip("/").split("/")
+    if not url.hostname or not url.username or len(path) != 2 or not all(path):  # noqa: PLR2004
+        return None
+    return path[0], path[1]
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment and .env, with some given.
+
+    Raises:
+        ProfilehouseError: one line that names each wrong variable and what it must be.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{PREFIX}{str(e['loc'][0]).upper()} is {e['input']!r}:"
+            f" {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
+        raise ProfilehouseError(f"settings: {problems}") from error

@@ -7,7 +7,7 @@ Does not belong here: running rules (quality/) or creating tables (lake/, wareho
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -120,8 +120,8 @@ class Contract:
     partition_by: tuple[str, ...]
     cluster_by: tuple[str, ...]
     expressions: tuple[RowExpression, ...]
-    properties: dict[str, Any]
     path: Path
+    properties: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def arrow_schema(self) -> pa.Schema:
@@ -219,13 +219,11 @@ def _contract(document: OpenDataContractStandard, path: Path) -> Contract:
         owner=owner,
         columns=columns,
         primary_key=_positions(table, lambda p: p.primaryKeyPosition if p.primaryKey else None),
-        partition_by=_positions(
-            table, lambda p: p.partitionKeyPosition if p.partitioned else None
-        ),
+        partition_by=_positions(table, lambda p: p.partitionKeyPosition if p.partitioned else None),
         cluster_by=tuple(custom.get("clusterBy", ())),
         expressions=tuple(_expression(q) for q in table.quality or []),
-        properties=custom,
         path=path,
+        properties=custom,
     )
 
 

@@ -1,6 +1,6 @@
-"""Settings: one validated object. Every error names the variable, what it holds and what it may hold.
+"""Settings: one validated object. Every error names the variable, its value and what it may be.
 
-Belongs here: what differs between two installations. Does not belong here: anything a contract says.
+Belongs here: what differs between two installations. Does not belong here: what a contract says.
 """
 
 from __future__ import annotations

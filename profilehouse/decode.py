@@ -1,0 +1,104 @@
+"""Decoding: bytes of one JSON record against its contract, with a reason for every refusal.
+
+Belongs here: what a contract demands of a single record. Does not belong here: rules that need
+more than one record (quality/) or where records come from and go to (sources/, events/).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from functools import cache
+from typing import Annotated, Any, Literal
+
+import msgspec
+import pyarrow as pa
+
+from profilehouse.contracts import Column, Contract
+
+_INT64 = (-(2**63), 2**63 - 1)
+_PYTHON_TYPES: dict[str, Any] = {
+    "string": str,
+    "boolean": bool,
+    "date": dt.date,
+    "object": dict[str, Any],
+    "array": list[str],
+}
+_JSON_READER_TYPES = {
+    "string": "VARCHAR",
+    "integer": "BIGINT",
+    "number": "DOUBLE",
+    "boolean": "BOOLEAN",
+    "date": "DATE",
+    "timestamp": "TIMESTAMPTZ",
+    "object": "JSON",
+    "array": "VARCHAR[]",
+}
+
+
+def refusals(lines: Sequence[bytes], contract: Contract) -> dict[int, str]:
+    """The records that do not satisfy the contract: their index in `lines` and the reason.
+
+    A record is refused for anything that is not one JSON object, a missing required field, an
+    unknown field, a wrong type, or a value outside the contract's range, set or pattern.
+    """
+    decoder = _decoder(contract)
+    refused: dict[int, str] = {}
+    for index, line in enumerate(lines):
+        try:
+            decoder.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            refused[index] = str(error)
+    return refused
+
+
+def typed_columns(rows: pa.Table, contract: Contract) -> pa.Table:
+    """Give each raw row the contract's columns (schema-on-read) in place of its `record`.
+
+    Args:
+        rows: has a column `record`, JSON text that `refusals` found nothing wrong with.
+        contract: of the records.
+    """
+    import duckdb  # noqa: PLC0415
+
+    shape = ", ".join(f'"{c.name}":"{_JSON_READER_TYPES[c.type]}"' for c in contract.columns)
+    names = ", ".join(f"parsed.{c.name}" for c in contract.columns)
+    with duckdb.connect() as connection:
+        connection.register("raw_rows", rows)
+        relation = connection.sql(
+            f"SELECT * EXCLUDE (record, parsed), {names} FROM"  # noqa: S608
+            f" (SELECT *, from_json(record, '{{{shape}}}') AS parsed FROM raw_rows)"
+        )
+        table: pa.Table = relation.to_arrow_table()
+    for column in contract.columns:
+        position = table.schema.get_field_index(column.name)
+        table = table.set_column(position, column.name, table[column.name].cast(column.arrow_type))
+    return table
+
+
+@cache
+def _decoder(contract: Contract) -> msgspec.json.Decoder[Any]:
+    fields = [
+        (c.name, _field_type(c)) if c.required else (c.name, _field_type(c) | None, None)
+        for c in contract.columns
+    ]
+    record = msgspec.defstruct(
+        contract.name, fields, forbid_unknown_fields=True, kw_only=True, gc=False
+    )
+    return msgspec.json.Decoder(record)
+
+
+def _field_type(column: Column) -> Any:
+    if column.values:
+        return Literal[column.values]
+    if column.type == "timestamp":
+        return Annotated[dt.datetime, msgspec.Meta(tz=True)]
+    if column.type == "integer":
+        low = _INT64[0] if column.minimum is None else int(column.minimum)
+        high = _INT64[1] if column.maximum is None else int(column.maximum)
+        return Annotated[int, msgspec.Meta(ge=low, le=high)]
+    if column.type == "number":
+        return Annotated[float, msgspec.Meta(ge=column.minimum, le=column.maximum)]
+    if column.pattern is not None:
+        return Annotated[str, msgspec.Meta(pattern=column.pattern)]
+    return _PYTHON_TYPES[column.type]

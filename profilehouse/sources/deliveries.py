@@ -1,0 +1,107 @@
+"""Delivered files: which there are, which day each is for, and the lines in them.
+
+A source delivers one file a business day, `<source>/<YYYY-MM-DD>.jsonl`, or `.jsonl.gz`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zlib
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from gzip import BadGzipFile, decompress
+from zoneinfo import ZoneInfo
+
+from pyarrow import fs
+
+from profilehouse.contracts import Contract
+from profilehouse.errors import ProfilehouseError
+
+_FILE_NAME = re.compile(r"(\d{4}-\d{2}-\d{2})\.jsonl(\.gz)?")
+
+
+@dataclass(frozen=True)
+class Deliveries:
+    """What lies in one source's folder: a file a day, and names that say no day."""
+
+    files: dict[date, str]
+    unrecognised: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where the sources deliver: a file system and the folder in it."""
+
+    filesystem: fs.FileSystem
+    path: str
+
+    def deliveries(self, source: Contract) -> Deliveries:
+        """The files of one source, by business day.
+
+        Raises:
+            ProfilehouseError: where one day has two files.
+        """
+        selector = fs.FileSelector(f"{self.path}/{source.name}", allow_not_found=True)
+        files: dict[date, str] = {}
+        unrecognised: list[str] = []
+        for info in self.filesystem.get_file_info(selector):
+            day = _day(info.base_name)
+            if info.type != fs.FileType.File or info.base_name.startswith("."):
+                continue
+            if day is None:
+                unrecognised.append(info.base_name)
+            elif day in files:
+                raise ProfilehouseError(
+                    f"{source.name}: two files for {day}: {files[day]} and {info.base_name};"
+                    " remove the wrong one"
+                )
+            else:
+                files[day] = info.base_name
+        return Deliveries(files, tuple(sorted(unrecognised)))
+
+    def read(self, source: Contract, name: str) -> bytes:
+        """The bytes of one delivered file, compressed as delivered."""
+        with self.filesystem.open_input_stream(
+            f"{self.path}/{source.name}/{name}", compression=None
+        ) as stream:
+            data: bytes = stream.read()
+        return data
+
+
+def lines_of(data: bytes, file: str) -> list[bytes]:
+    """The lines of a file, uncompressed, without line ends; blank lines stay, to keep the count.
+
+    Raises:
+        ProfilehouseError: where a compressed file is cut short or not compressed at all.
+    """
+    if file.endswith(".gz"):
+        try:
+            data = decompress(data)
+        except (BadGzipFile, EOFError, zlib.error) as error:
+            raise ProfilehouseError(
+                f"{file}: not a whole gzip file ({error}); ask the source to deliver it again"
+            ) from error
+    lines = data.split(b"\n")
+    return lines[:-1] if lines[-1] == b"" else lines
+
+
+def fingerprint(source: Contract, data: bytes) -> str:
+    """Of a delivery: its bytes and the contract they are read with."""
+    digest = hashlib.sha256(data)
+    digest.update(f"{source.name} {source.version}".encode())
+    return digest.hexdigest()
+
+
+def close_of(day: date, zone: ZoneInfo) -> datetime:
+    """The moment a business day ends, UTC without a zone: when its delivery counts as received."""
+    midnight = datetime.combine(day + timedelta(days=1), time(), zone)
+    return midnight.astimezone(UTC).replace(tzinfo=None)
+
+
+def _day(name: str) -> date | None:
+    match = _FILE_NAME.fullmatch(name)
+    try:
+        return date.fromisoformat(match[1]) if match else None
+    except ValueError:
+        return None

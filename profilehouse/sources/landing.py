@@ -1,0 +1,232 @@
+"""Landing: delivered files into the lake, good records as received, bad ones as dead letters.
+
+The order of the commits makes it safe to be killed anywhere: records, then dead letters, then the
+row in `deliveries` that says the day is whole. A day without that row is landed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+
+from profilehouse.contracts import Contract, contract
+from profilehouse.decode import refusals, typed_columns
+from profilehouse.errors import ProfilehouseError
+from profilehouse.lake import Lake
+from profilehouse.sources.deliveries import Folder, close_of, fingerprint, lines_of
+
+BYTES_PER_COMMIT = 96 * 2**20
+"""Uncompressed bytes after which landed days are committed, to bound memory."""
+
+
+@dataclass
+class Landed:
+    """What one call landed. `problems` has a line for each file that could not be."""
+
+    days: list[date] = field(default_factory=list)
+    records: int = 0
+    dead_letters: int = 0
+    unchanged: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Day:
+    delivered_on: date
+    file: str | None
+    sha256: str
+    lines: list[bytes]
+
+
+def land(
+    source: Contract,
+    days: Collection[date],
+    folder: Folder,
+    lake: Lake,
+    zone: ZoneInfo,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Landed:
+    """Land one source's deliveries of the given business days.
+
+    A day that was landed from the same bytes under the same contract version is left alone. A file
+    that cannot be read leaves its day as it was and is named in `problems`; the others go on.
+
+    Args:
+        source: the contract; its property `delivery` is `daily` or `on_change`: whether a day
+            without a file is a problem.
+        progress: told the number of days done, as they are done.
+    """
+    landed = Landed()
+    pending: list[_Day] = []
+    size = 0
+    for day in _new_days(source, days, folder, lake, landed, progress):
+        pending.append(day)
+        size += sum(map(len, day.lines))
+        if size >= BYTES_PER_COMMIT:
+            _commit(source, pending, lake, zone, landed, progress)
+            pending, size = [], 0
+    if pending:
+        _commit(source, pending, lake, zone, landed, progress)
+    return landed
+
+
+def records(source: Contract, lake: Lake, days: Collection[date] | None = None) -> pa.Table:
+    """A source's landed records in the contract's columns, beside delivered_on, line, received_at.
+
+    Args:
+        days: business days of the deliveries; all of them where None.
+    """
+    raw = lake.read(
+        source.name, columns=["delivered_on", "line", "received_at", "record"], days=days
+    )
+    return typed_columns(raw, source)
+
+
+def delivered(lake: Lake, topic: str, days: Collection[date] | None = None) -> dict[date, str]:
+    """The fingerprint of each landed day of a topic."""
+    rows = lake.read(
+        "deliveries", columns=["delivered_on", "sha256"], topic=topic, days=days
+    ).to_pylist()
+    return {row["delivered_on"]: row["sha256"] for row in rows}
+
+
+def delivery_rows(topic: str, rows: list[dict[str, object]]) -> pa.Table:
+    """Rows of the lake's `deliveries`, landed now."""
+    landed_at = datetime.now(UTC).replace(tzinfo=None)
+    return pa.Table.from_pylist(
+        [{"topic": topic, "landed_at": landed_at, **row} for row in rows],
+        schema=contract("deliveries").arrow_schema,
+    )
+
+
+def _new_days(
+    source: Contract,
+    days: Collection[date],
+    folder: Folder,
+    lake: Lake,
+    landed: Landed,
+    progress: Callable[[int], None],
+) -> Iterator[_Day]:
+    files = folder.deliveries(source).files
+    before = delivered(lake, source.name, days)
+    for day in sorted(days):
+        name = files.get(day)
+        if name is None:
+            if day in before:
+                landed.unchanged += 1
+                progress(1)
+            elif source.properties["delivery"] == "on_change":
+                yield _Day(day, None, hashlib.sha256(source.version.encode()).hexdigest(), [])
+            else:
+                landed.problems.append(
+                    f"{source.name}: no file for {day} in {folder.path}/{source.name};"
+                    f" deliver {day}.jsonl.gz (an empty one if nothing happened) and run again"
+                )
+                progress(1)
+            continue
+        data = folder.read(source, name)
+        sha256 = fingerprint(source, data)
+        if before.get(day) == sha256:
+            landed.unchanged += 1
+            progress(1)
+            continue
+        file = f"{source.name}/{name}"
+        try:
+            yield _Day(day, file, sha256, lines_of(data, file))
+        except ProfilehouseError as error:
+            landed.problems.append(str(error))
+            progress(1)
+
+
+def _commit(
+    source: Contract,
+    pending: list[_Day],
+    lake: Lake,
+    zone: ZoneInfo,
+    landed: Landed,
+    progress: Callable[[int], None],
+) -> None:
+    days = [day.delivered_on for day in pending]
+    good: list[pa.Table] = []
+    dead: list[pa.Table] = []
+    deliveries: list[dict[str, object]] = []
+    for day in pending:
+        numbered = [(n, line) for n, line in enumerate(day.lines, start=1) if line.strip()]
+        refused = refusals([line for _, line in numbered], source)
+        kept = [pair for i, pair in enumerate(numbered) if i not in refused]
+        received_at = close_of(day.delivered_on, zone)
+        if kept:
+            good.append(_raw_rows(day, received_at, kept))
+        if refused:
+            reasons = [(*numbered[i], reason) for i, reason in refused.items()]
+            dead.append(_dead_letters(source, day, received_at, reasons))
+        deliveries.append(
+            {
+                "delivered_on": day.delivered_on,
+                "file": day.file,
+                "sha256": day.sha256,
+                "records": len(numbered),
+                "dead_letters": len(refused),
+            }
+        )
+        landed.days.append(day.delivered_on)
+        landed.records += len(numbered)
+        landed.dead_letters += len(refused)
+    lake.replace(source.name, _concat(good, contract("raw")), days=days)
+    lake.replace(
+        "dead_letters", _concat(dead, contract("dead_letters")), days=days, topic=source.name
+    )
+    lake.replace("deliveries", delivery_rows(source.name, deliveries), days=days, topic=source.name)
+    progress(len(pending))
+
+
+def _raw_rows(day: _Day, received_at: datetime, kept: list[tuple[int, bytes]]) -> pa.Table:
+    numbers, lines = zip(*kept, strict=True)
+    return _table(
+        contract("raw"),
+        len(kept),
+        delivered_on=day.delivered_on,
+        line=pa.array(numbers, pa.int64()),
+        file=day.file,
+        received_at=received_at,
+        record=pa.array(lines, pa.binary()).cast(pa.string()),
+    )
+
+
+def _dead_letters(
+    source: Contract, day: _Day, received_at: datetime, letters: list[tuple[int, bytes, str]]
+) -> pa.Table:
+    numbers, lines, reasons = zip(*letters, strict=True)
+    return _table(
+        contract("dead_letters"),
+        len(letters),
+        topic=source.name,
+        delivered_on=day.delivered_on,
+        line=pa.array(numbers, pa.int64()),
+        file=day.file,
+        received_at=received_at,
+        reason=pa.array(reasons, pa.string()),
+        contract_version=source.version,
+        record=pa.array(lines, pa.binary()),
+    )
+
+
+def _table(layout: Contract, rows: int, **values: object) -> pa.Table:
+    """A table in a contract's schema; a single value stands for every row."""
+    schema = layout.arrow_schema
+    columns = [
+        value
+        if isinstance(value := values[f.name], pa.Array)
+        else pa.repeat(pa.scalar(value, f.type), rows)
+        for f in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _concat(tables: list[pa.Table], layout: Contract) -> pa.Table:
+    return pa.concat_tables(tables) if tables else layout.arrow_schema.empty_table()

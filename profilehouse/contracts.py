@@ -6,7 +6,7 @@ Does not belong here: running rules (quality/) or creating tables (lake/, wareho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,6 @@ import yaml
 from open_data_contract_standard.model import (
     DataQuality,
     OpenDataContractStandard,
-    SchemaObject,
     SchemaProperty,
 )
 from pydantic import ValidationError
@@ -207,6 +206,7 @@ def _contract(document: OpenDataContractStandard, path: Path) -> Contract:
     if len(set(names)) != len(names):
         raise ValueError("schema: two properties have the same name")
     custom = {p.property: p.value for p in table.customProperties or [] if p.property}
+    named = list(zip(columns, table.properties, strict=True))
     team = document.team
     owner = team.name if team is not None and not isinstance(team, list) else None
     if not owner or not document.version:
@@ -218,18 +218,19 @@ def _contract(document: OpenDataContractStandard, path: Path) -> Contract:
         description=" ".join(table.description.split()),
         owner=owner,
         columns=columns,
-        primary_key=_positions(table, lambda p: p.primaryKeyPosition if p.primaryKey else None),
-        partition_by=_positions(table, lambda p: p.partitionKeyPosition if p.partitioned else None),
-        cluster_by=tuple(custom.get("clusterBy", ())),
+        primary_key=_in_order({c.name: p.primaryKeyPosition for c, p in named if p.primaryKey}),
+        partition_by=_in_order({c.name: p.partitionKeyPosition for c, p in named if p.partitioned}),
+        cluster_by=tuple(custom.get("clusterBy") or ()),
         expressions=tuple(_expression(q) for q in table.quality or []),
         path=path,
         properties=custom,
     )
 
 
-def _positions(table: SchemaObject, position: Any) -> tuple[str, ...]:
-    placed = [(position(p), p.name) for p in table.properties or [] if position(p) is not None]
-    return tuple(name for _, name in sorted(placed))
+def _in_order(positions: Mapping[str, int | None]) -> tuple[str, ...]:
+    """Names that have a position, by position."""
+    placed = sorted((place, name) for name, place in positions.items() if place is not None)
+    return tuple(name for _, name in placed)
 
 
 def _column(prop: SchemaProperty) -> Column:

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 
 from profilehouse.contracts import Contract, contract
+from profilehouse.errors import ProfilehouseError
 from profilehouse.lake import Lake
 from profilehouse.sources.deliveries import close_of
 from profilehouse.sources.landing import delivered, delivery_rows, records
@@ -69,6 +70,18 @@ def build_events(
         built.events |= counts
         progress(len(chunk))
     return built
+
+
+def newest_event_day(lake: Lake, zone: ZoneInfo) -> date:
+    """The UTC day in which the newest delivery closed: no delivered event happened after it.
+
+    Raises:
+        ProfilehouseError: where no events were built yet.
+    """
+    days = delivered(lake, "events")
+    if not days:
+        raise ProfilehouseError("the lake has no events yet: materialize lake/events first")
+    return (close_of(max(days), zone) - timedelta(microseconds=1)).date()
 
 
 @cache

@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from profilehouse.contracts import Contract, contract
 from profilehouse.decode import refusals, typed_columns
@@ -20,19 +21,21 @@ from profilehouse.errors import ProfilehouseError
 from profilehouse.lake import Lake
 from profilehouse.sources.deliveries import Folder, close_of, fingerprint, lines_of
 
+ENVELOPE = ("delivered_on", "line", "received_at")
+"""What stays of a landed row beside its record's own columns."""
 BYTES_PER_COMMIT = 96 * 2**20
 """Uncompressed bytes after which landed days are committed, to bound memory."""
 
 
 @dataclass
 class Landed:
-    """What one call landed. `problems` has a line for each file that could not be."""
+    """What one call landed. `problems` has a line for each day whose file could not be."""
 
     days: list[date] = field(default_factory=list)
     records: int = 0
     dead_letters: int = 0
     unchanged: int = 0
-    problems: list[str] = field(default_factory=list)
+    problems: dict[date, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,21 @@ def records(source: Contract, lake: Lake, days: Collection[date] | None = None) 
     Args:
         days: business days of the deliveries; all of them where None.
     """
-    raw = lake.read(
-        source.name, columns=["delivered_on", "line", "received_at", "record"], days=days
-    )
+    raw = lake.read(source.name, columns=[*ENVELOPE, "record"], days=days)
     return typed_columns(raw, source)
+
+
+def histories(source: Contract, lake: Lake, key: str, days: Collection[date]) -> pa.Table:
+    """All records, of whatever day, of the keys that were delivered on some days; as `records`."""
+    touched = records(source, lake, days)[key].unique()
+    everything = records(source, lake)
+    return everything.filter(pc.is_in(everything[key], touched))
+
+
+def record_schema(source: Contract) -> pa.Schema:
+    """The columns of `records` and `histories`."""
+    raw = contract("raw").arrow_schema
+    return pa.schema([*(raw.field(name) for name in ENVELOPE), *source.arrow_schema])
 
 
 def delivered(lake: Lake, topic: str, days: Collection[date] | None = None) -> dict[date, str]:
@@ -123,9 +137,9 @@ def _new_days(
             elif source.properties["delivery"] == "on_change":
                 yield _Day(day, None, hashlib.sha256(source.version.encode()).hexdigest(), [])
             else:
-                landed.problems.append(
+                landed.problems[day] = (
                     f"{source.name}: no file for {day} in {folder.path}/{source.name};"
-                    f" deliver {day}.jsonl.gz (an empty one if nothing happened) and run again"
+                    f" deliver {day}.jsonl (an empty one if nothing happened) and run again"
                 )
                 progress(1)
             continue
@@ -139,7 +153,7 @@ def _new_days(
         try:
             yield _Day(day, file, sha256, lines_of(data, file))
         except ProfilehouseError as error:
-            landed.problems.append(str(error))
+            landed.problems[day] = str(error)
             progress(1)
 
 

@@ -1,0 +1,43 @@
+# Needed: Python 3.11 or newer with venv, and make. Everything else goes into .venv.
+PYTHON ?= $(shell for python in python3.11 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; \
+	done)
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help demo test lint bench clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1: \2/p' Makefile
+
+demo: $(READY) ## Build the platform on a real retailer's year, then serve the Dagster UI
+	@$(BIN)/profilehouse demo
+
+test: $(READY) ## Lint, then run all tests
+	@$(BIN)/python -m services.browser || true
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest
+
+lint: $(READY) ## Style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY) ## Measure the batch path; prints a table and writes JSON
+	@$(BIN)/python -m benchmarks.batch
+
+clean: ## Remove the environment and all caches; data/ stays
+	rm -rf .venv *.egg-info build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+test lint: export DAGSTER_DISABLE_TELEMETRY = 1
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { \
+		echo "Python 3.11 or newer is needed and was not found: install it, or say make PYTHON=/path/to/python" >&2; \
+		exit 1; }
+	@echo "Building .venv with $(PYTHON): about 190 packages, a few minutes"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,134 @@
+"""The lake's assets: every source as it was delivered, and the events made from them."""
+
+import dagster as dg
+
+from assets._common import column_schema, days_of, declared, report_days, spans
+from profilehouse.contracts import Contract, contract, contracts_of
+from profilehouse.events.build import CATALOG, EVENT_SOURCES, build_events
+from profilehouse.platform import Platform
+from profilehouse.sources.landing import Landed, land
+
+
+def delivered_files() -> list[dg.AssetSpec]:
+    """What other systems deliver: outside of the platform, where the graph begins."""
+    return [
+        dg.AssetSpec(
+            key=["sources", source.name],
+            group_name="sources",
+            kinds={"file", "json"},
+            description=f"Daily files of {source.name}: {source.description}",
+            owners=[f"team:{source.owner}"],
+            metadata={"dagster/column_schema": column_schema(source)},
+        )
+        for source in contracts_of("sources")
+    ]
+
+
+def lake_assets(daily: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefinition]:
+    """One asset a source, and the events.
+
+    The logs that events come from are partitioned by delivery day. What is delivered only when it
+    changes (customers, catalog, campaigns) is not: every run lands whatever has arrived.
+    """
+    return [
+        *(
+            _daily_log(source, daily) if source.name in EVENT_SOURCES else _reference(source)
+            for source in contracts_of("sources")
+        ),
+        _events(daily),
+    ]
+
+
+def _daily_log(source: Contract, daily: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=["lake", source.name],
+        deps=[dg.AssetKey(["sources", source.name])],
+        partitions_def=daily,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name="lake",
+        kinds={"iceberg"},
+        **declared(source),
+    )
+    def landed(
+        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> dg.MaterializeResult[None]:
+        days = days_of(context)
+        lake = platform.lake()
+        result = land(source, days, platform.sources(), lake, platform.settings.zone)
+        if result.problems:
+            for day in days:
+                if day not in result.problems:
+                    context.log_event(dg.AssetMaterialization(context.asset_key, partition=str(day)))
+            raise _failure(source, result)
+        report_days(context, days, lake.days(source.name))
+        return dg.MaterializeResult(metadata=_landed_metadata(result))
+
+    return landed
+
+
+def _reference(source: Contract) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=["lake", source.name],
+        deps=[dg.AssetKey(["sources", source.name])],
+        group_name="lake",
+        kinds={"iceberg"},
+        **declared(source),
+    )
+    def landed(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
+        folder, lake = platform.sources(), platform.lake()
+        days = folder.deliveries(source).files
+        result = land(source, days, folder, lake, platform.settings.zone)
+        if result.problems:
+            raise _failure(source, result)
+        rows = sum(lake.days(source.name).values())
+        return dg.MaterializeResult(
+            metadata={"dagster/row_count": rows, **_landed_metadata(result)}
+        )
+
+    return landed
+
+
+def _landed_metadata(result: Landed) -> dict[str, int | str]:
+    return {
+        "records": result.records,
+        "dead_letters": result.dead_letters,
+        "landed_days": spans(result.days),
+        "unchanged_days": result.unchanged,
+    }
+
+
+def _failure(source: Contract, result: Landed) -> dg.Failure:
+    problems = list(result.problems.values())
+    return dg.Failure(
+        f"{len(problems)} deliveries of {source.name} are missing or unreadable; all others have"
+        f" landed. {'; '.join(problems[:5])}{' ...' if len(problems) > 5 else ''}",  # noqa: PLR2004
+        allow_retries=False,
+    )
+
+
+def _events(daily: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=["lake", "events"],
+        deps=[dg.AssetKey(["lake", topic]) for topic in (*EVENT_SOURCES, CATALOG)],
+        partitions_def=daily,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name="lake",
+        kinds={"iceberg", "sql"},
+        **declared(contract("events")),
+    )
+    def events(
+        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> dg.MaterializeResult[None]:
+        days = days_of(context)
+        lake = platform.lake()
+        built = build_events(lake, days, platform.settings.zone)
+        report_days(context, days, lake.days("events"))
+        return dg.MaterializeResult(
+            metadata={
+                "built_events": sum(built.events.values()),
+                "built": spans(list(built.events)),
+                "unchanged_days": built.unchanged,
+            }
+        )
+
+    return events

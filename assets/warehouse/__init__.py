@@ -1,0 +1,182 @@
+"""The warehouse's assets: the star schema, loaded from the lake. Its SQL lies in sql/."""
+
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+
+import dagster as dg
+
+from assets._common import column_lineage, days_of, declared, report_days, spans
+from profilehouse.contracts import contract
+from profilehouse.platform import Platform
+from profilehouse.sources.landing import delivered, histories, record_schema, records
+from profilehouse.warehouse.load import (
+    LoadReport,
+    load_calendar,
+    load_dimension,
+    load_fact,
+    load_history,
+)
+from profilehouse.warehouse.sql import lineage
+
+POOL = "duckdb"
+"""Steps that open the warehouse: one at a time, as DuckDB admits one process."""
+SQL_DIR = Path(__file__).parent / "sql"
+
+
+def warehouse_assets(daily: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefinition]:
+    """The star schema: four dimensions and two facts."""
+    return [
+        _dim_user(),
+        _dimension("dim_content", "products"),
+        _dimension("dim_campaign", "campaigns"),
+        _dim_date(),
+        _fact("fct_purchase", daily),
+        _fact("fct_interaction", daily),
+    ]
+
+
+def _fact(table: str, daily: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+    sql = _sql(table)
+
+    @dg.asset(
+        key=["warehouse", table],
+        deps=[dg.AssetKey(["lake", "events"])],
+        partitions_def=daily,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name="warehouse",
+        kinds={"sql", "table"},
+        pool=POOL,
+        **declared(contract(table), _path(table)),
+    )
+    def fact(
+        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> dg.MaterializeResult[None]:
+        days = days_of(context)
+        lake = platform.lake()
+        with platform.warehouse() as warehouse:
+            report = load_fact(
+                warehouse,
+                contract(table),
+                sql,
+                delivered(lake, "events", days),
+                lambda changed: lake.batches("events", days=changed),
+                contract("events").arrow_schema,
+            )
+            counts = warehouse.query(
+                f"SELECT delivered_on, COUNT(*) AS loaded FROM {table}"  # noqa: S608
+                " WHERE delivered_on BETWEEN ? AND ? GROUP BY delivered_on",
+                (days[0], days[-1]),
+            )
+        rows = dict(zip(*(column.to_pylist() for column in counts.columns), strict=True))
+        report_days(context, days, rows)
+        return dg.MaterializeResult(metadata=_metadata(report, sql, {"staged": "events"}))
+
+    return fact
+
+
+def _dim_user() -> dg.AssetsDefinition:
+    table, source = "dim_user", contract("crm")
+    sql = _sql(table)
+
+    @dg.asset(
+        key=["warehouse", table],
+        deps=[dg.AssetKey(["lake", source.name])],
+        group_name="warehouse",
+        kinds={"sql", "table"},
+        pool=POOL,
+        **declared(contract(table), _path(table)),
+    )
+    def dim_user(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
+        lake = platform.lake()
+        with platform.warehouse() as warehouse:
+            report = load_history(
+                warehouse,
+                contract(table),
+                sql,
+                delivered(lake, source.name),
+                lambda days: histories(source, lake, "household_id", days).to_batches(),
+                record_schema(source),
+            )
+        return dg.MaterializeResult(metadata=_metadata(report, sql, {"staged": source.name}))
+
+    return dim_user
+
+
+def _dimension(table: str, source_name: str) -> dg.AssetsDefinition:
+    source = contract(source_name)
+    sql = _sql(table)
+
+    @dg.asset(
+        key=["warehouse", table],
+        deps=[dg.AssetKey(["lake", source.name])],
+        group_name="warehouse",
+        kinds={"sql", "table"},
+        pool=POOL,
+        **declared(contract(table), _path(table)),
+    )
+    def dimension(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
+        lake = platform.lake()
+        with platform.warehouse() as warehouse:
+            report = load_dimension(
+                warehouse,
+                contract(table),
+                sql,
+                delivered(lake, source.name),
+                lambda days: records(source, lake, days).to_batches(),
+                record_schema(source),
+            )
+        return dg.MaterializeResult(metadata=_metadata(report, sql, {"staged": source.name}))
+
+    return dimension
+
+
+def _dim_date() -> dg.AssetsDefinition:
+    sql = _sql("dim_date")
+
+    @dg.asset(
+        key=["warehouse", "dim_date"],
+        deps=[dg.AssetKey(["lake", "events"])],
+        group_name="warehouse",
+        kinds={"sql", "table"},
+        pool=POOL,
+        **declared(contract("dim_date"), _path("dim_date")),
+    )
+    def dim_date(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
+        """Whole years: from the year before the first business day to that of the newest."""
+        first_day = platform.settings.first_day
+        newest = max(delivered(platform.lake(), "events"), default=first_day)
+        with platform.warehouse() as warehouse:
+            report = load_calendar(
+                warehouse,
+                contract("dim_date"),
+                sql,
+                date(first_day.year - 1, 1, 1),
+                date(newest.year + 1, 12, 31),
+            )
+        return dg.MaterializeResult(metadata=_metadata(report, sql, {}))
+
+    return dim_date
+
+
+def _path(table: str) -> Path:
+    return SQL_DIR / f"{table}.sql"
+
+
+def _sql(table: str) -> str:
+    return _path(table).read_text("utf-8")
+
+
+def _metadata(report: LoadReport, sql: str, read: Mapping[str, str]) -> dict[str, object]:
+    """Rows, what was loaded, and where each column comes from.
+
+    Args:
+        read: the lake asset behind each table that the SQL selects from.
+    """
+    keys = {table: dg.AssetKey(["lake", name]) for table, name in read.items()}
+    return {
+        "dagster/row_count": report.rows,
+        "staged_rows": sum(report.staged_rows.values()),
+        "loaded_days": spans(list(report.staged_rows)),
+        "dagster/column_lineage": column_lineage(lineage(sql), keys),
+    }

@@ -1,0 +1,80 @@
+"""The command line. Each command imports what it needs when it runs, so that --help is quick.
+
+Belongs here: arguments and printing. Does not belong here: anything another part could call.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import datetime
+
+import click
+
+from profilehouse.errors import ProfilehouseError
+
+
+@click.group()
+def cli() -> None:
+    """A data platform for content personalization."""
+
+
+@cli.group()
+def profile() -> None:
+    """User profiles."""
+
+
+@profile.command()
+@click.argument("user")
+@click.option(
+    "--as-of",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="UTC day that counts as today. Default: the day of the newest event in the store.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
+def get(user: str, as_of: datetime | None, as_json: bool) -> None:
+    """Print the profile of USER from the profile store.
+
+    The time the lookup took, from opening the store, goes to standard error.
+    """
+    import msgspec  # noqa: PLC0415
+
+    from profilehouse.profiles.features import load_declaration  # noqa: PLC0415
+    from profilehouse.profiles.fold import decode  # noqa: PLC0415
+    from profilehouse.profiles.reading import profile_at  # noqa: PLC0415
+    from profilehouse.profiles.store.lmdb import LmdbStore  # noqa: PLC0415
+    from profilehouse.settings import load_settings  # noqa: PLC0415
+
+    declaration = load_declaration()
+    folder = load_settings().profiles_dir
+    start = time.perf_counter()
+    with LmdbStore(folder, declaration.fingerprint) as store:
+        data = store.get(user)
+        newest_day = store.meta.newest_day
+    if data is None:
+        raise ProfilehouseError(f"no profile of user {user} in {folder}")
+    row = decode(data)
+    day = as_of.date() if as_of else newest_day or row.newest_day
+    found = profile_at(user, row, declaration, day)
+    milliseconds = (time.perf_counter() - start) * 1000
+    if as_json:
+        click.echo(msgspec.json.encode(found))
+    else:
+        width = max(len(column) for column in found)
+        for column, value in found.items():
+            shown = ", ".join(value) if isinstance(value, list) else str(value)
+            click.echo(f"{column:{width}}  {shown}")
+    click.echo(f"looked up in {milliseconds:.1f} ms", err=True)
+
+
+def main() -> None:
+    """Run the command line; what the user can mend is one line on standard error and exit 1."""
+    try:
+        cli(prog_name="profilehouse")
+    except ProfilehouseError as error:
+        click.echo(f"profilehouse: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

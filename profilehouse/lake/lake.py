@@ -1,0 +1,191 @@
+"""The lake as the rest of the platform sees it: tables by name, rows as Arrow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from profilehouse.contracts import Contract, contract
+from profilehouse.errors import ProfilehouseError
+from profilehouse.settings import Settings
+
+if TYPE_CHECKING:
+    from boto3.session import Session
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
+
+NAMESPACE = "profilehouse"
+"""The catalog's namespace (in Glue: the database) that holds the tables."""
+
+
+def layout_of(name: str) -> Contract:
+    """The contract that a lake table's columns follow: `raw` for a source's table, else its own.
+
+    Raises:
+        ProfilehouseError: where the lake has no table of that name.
+    """
+    declared = contract(name)
+    if declared.kind == "sources":
+        return contract("raw")
+    if declared.kind == "lake" and name != "raw":
+        return declared
+    raise ProfilehouseError(f"{declared.path}: {name} is no table of the lake")
+
+
+def open_lake(
+    settings: Settings,
+    session: Session | None = None,
+    layouts: Callable[[str], Contract] = layout_of,
+) -> Lake:
+    """The lake and catalog that the settings name; an empty local lake is created.
+
+    Credentials of AWS are taken once: open a lake for each run rather than keep one for days.
+
+    Args:
+        session: credentials, profile and region for AWS; by default boto3's own rules.
+        layouts: the contract of each table, by name.
+
+    Raises:
+        ProfilehouseError: where the folder, bucket or catalog cannot be used, with the remedy.
+    """
+    from profilehouse.lake.catalog import open_catalog  # noqa: PLC0415
+
+    catalog, url = open_catalog(settings, session, NAMESPACE)
+    return Lake(catalog, url, layouts)
+
+
+class Lake:
+    """Iceberg tables, made by `open_lake`. Safe to use from several threads and processes at once.
+
+    A table is created by its contract when rows first come; until then it reads as empty. Columns
+    the contract gains are added when rows next come and read as null before; every other change
+    of a contract is refused.
+    """
+
+    def __init__(self, catalog: Catalog, url: str, layouts: Callable[[str], Contract]) -> None:
+        self.url = url
+        self._catalog = catalog
+        self._layouts = layouts
+
+    def replace(
+        self, name: str, rows: pa.Table, *, days: Collection[date], topic: str | None = None
+    ) -> None:
+        """Put `rows` in the place of all rows of those delivery days, in one atomic commit.
+
+        Readers see the table as before or as after. Concurrent calls are all kept where their days
+        (or topics) differ; where they are the same the last one wins. Killed anywhere, it leaves
+        the table as before.
+
+        Args:
+            name: a source, or a table of contracts/lake.
+            rows: the columns of the table's contract, in any order; may be empty.
+            days: every `delivered_on` of the rows is one of them.
+            topic: replace this topic's rows only; every `topic` of the rows is this one.
+
+        Raises:
+            ValueError: where the rows break these rules.
+            ProfilehouseError: where the lake cannot be written, or the table differs from its
+                contract in a way that cannot be mended.
+        """
+        from profilehouse.lake import iceberg, layout  # noqa: PLC0415
+
+        declared = self._layouts(name)
+        rows = layout.conform(rows, declared, days, topic)
+        with self._explained(f"write {name}"):
+            table = self._load(name)
+            if table is None and rows.num_rows == 0:
+                return
+            if table is None:
+                table = layout.create(self._catalog, (NAMESPACE, name), self._place(name), declared)
+            layout.evolve(table, declared)
+            iceberg.replace(table, rows, days, topic)
+
+    def read(
+        self,
+        name: str,
+        *,
+        columns: Sequence[str] | None = None,
+        days: Collection[date] | None = None,
+        topic: str | None = None,
+    ) -> pa.Table:
+        """The rows in order of (delivered_on, topic, line), as far as the table has these columns.
+
+        Args:
+            columns: only these, in this order; all of the contract where None.
+            days: only these delivery days.
+            topic: only this topic.
+        """
+        schema = _selected(self._layouts(name), columns)
+        batches = self.batches(name, columns=columns, days=days, topic=topic)
+        return pa.Table.from_batches(batches, schema)
+
+    def batches(
+        self,
+        name: str,
+        *,
+        columns: Sequence[str] | None = None,
+        days: Collection[date] | None = None,
+        topic: str | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """As `read`, but streamed: only a few days are in memory at a time."""
+        from profilehouse.lake import iceberg, layout  # noqa: PLC0415
+
+        declared = self._layouts(name)
+        schema = _selected(declared, columns)
+        with self._explained(f"read {name}"):
+            table = self._load(name)
+            if table is not None:
+                layout.check(table, declared)
+                yield from iceberg.batches(table, schema, days, topic)
+
+    def days(self, name: str) -> dict[date, int]:
+        """The number of rows of each delivery day that has any, oldest day first."""
+        from profilehouse.lake import iceberg  # noqa: PLC0415
+
+        self._layouts(name)
+        with self._explained(f"read {name}"):
+            table = self._load(name)
+            return {} if table is None else iceberg.days(table)
+
+    def _place(self, name: str) -> str:
+        return f"{self.url}/{name}"
+
+    def _load(self, name: str) -> Table | None:
+        from pyiceberg.exceptions import NoSuchTableError  # noqa: PLC0415
+
+        try:
+            table = self._catalog.load_table((NAMESPACE, name))
+        except NoSuchTableError:
+            return None
+        if table.location() != self._place(name):
+            raise ProfilehouseError(
+                f"lake {self.url}: the catalog has the files of table {name} in"
+                f" {table.location()}; Iceberg lakes cannot be moved or copied:"
+                f" point PROFILEHOUSE_LAKE at the old place, or land into an empty lake"
+            )
+        return table
+
+    @contextmanager
+    def _explained(self, doing: str) -> Iterator[None]:
+        """Turn what storage and catalog raise into one line that names lake, table and remedy."""
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+        from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+        try:
+            yield
+        except (OSError, SQLAlchemyError, BotoCoreError, ClientError) as error:
+            reason = " ".join(str(error).split())
+            raise ProfilehouseError(
+                f"lake {self.url}: cannot {doing}: {reason};"
+                " see that the place can be reached, has room and may be written, then run again"
+            ) from error
+
+
+def _selected(declared: Contract, columns: Sequence[str] | None) -> pa.Schema:
+    """The schema of a read. No column is promised to be free of nulls: old rows may lack it."""
+    names = [c.name for c in declared.columns] if columns is None else columns
+    return pa.schema([(name, declared.column(name).arrow_type) for name in names])

@@ -1,0 +1,62 @@
+"""The platform in one object: opens each part where the settings say it is.
+
+Belongs here: which class stands behind which URL. Does not belong here: any work on the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from profilehouse.settings import Settings
+
+if TYPE_CHECKING:
+    import boto3
+
+    from profilehouse.lake import Lake
+    from profilehouse.profiles.features import Declaration
+    from profilehouse.profiles.store.lmdb import LmdbStore
+    from profilehouse.sources.deliveries import Folder
+    from profilehouse.warehouse import Warehouse
+
+
+@dataclass(frozen=True)
+class Platform:
+    """Opens the parts. Each call opens anew; close what offers to be closed.
+
+    Args:
+        settings: where the parts are.
+        aws: the AWS session to use; by default the one the environment describes.
+        snowflake: opens a Snowflake connection; by default one from the settings.
+    """
+
+    settings: Settings
+    aws: boto3.Session | None = None
+    snowflake: Callable[[], AbstractContextManager[Any]] | None = None
+
+    def sources(self) -> Folder:
+        """Where the sources deliver."""
+        from profilehouse.sources.deliveries import Folder  # noqa: PLC0415
+        from profilehouse.storage import open_folder  # noqa: PLC0415
+
+        return Folder(*open_folder(self.settings.sources, self.aws))
+
+    def lake(self) -> Lake:
+        """The Iceberg lake."""
+        from profilehouse.lake import open_lake  # noqa: PLC0415
+
+        return open_lake(self.settings, self.aws)
+
+    def warehouse(self) -> AbstractContextManager[Warehouse]:
+        """A connection to the warehouse for one unit of work; keep it short."""
+        from profilehouse.warehouse import open_warehouse  # noqa: PLC0415
+
+        return open_warehouse(self.settings, self.snowflake)
+
+    def profile_store(self, declaration: Declaration) -> LmdbStore:
+        """The store of live profiles, folded by that declaration."""
+        from profilehouse.profiles.store.lmdb import LmdbStore  # noqa: PLC0415
+
+        return LmdbStore(self.settings.profiles_dir, declaration.fingerprint)

@@ -1,0 +1,406 @@
+"""The fold: events into one row a user, in integers, so that every order gives the same bytes.
+
+Belongs here: the row, folding events into it, merging rows, encoding them. Does not belong here:
+windows and decay (reading.py) or where rows are kept (store/).
+
+Why the order does not matter. Every part of a row is a sum, a minimum, a maximum or the N greatest
+of a set, and what is forgotten (days before the longest window, ids of old events) depends only on
+the row's maxima, which grow. So *distinct* events give the same row in any order, any split into
+batches and any tree of merges.
+
+Copies of an event (same user and event_id) count once if they reach the row while it remembers the
+id. It does so until its newest received_at passes the event's occurred_at by LATE_DAYS; a copy
+received later than that does not count anyway. So copies are exact whenever a user's events are
+folded in the order they were received (inside one batch the order is free), and as long as copies
+agree in occurred_at. A copy that is folded after its id is forgotten counts again: `fold` refuses
+batches that go back in time. Of copies that differ in content the first in the batch counts, the
+lowest position where batches come in the order of positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, timedelta
+from hashlib import blake2b
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from profilehouse.errors import ProfilehouseError
+from profilehouse.profiles.features import LATE_DAYS, Count, Decayed, Declaration, Last, Sum, span
+
+Integers = npt.NDArray[np.int64]
+Tiles = dict[str, dict[int, int]]
+
+DAY = 24 * 60 * 60 * 1_000_000
+"""Microseconds of a day."""
+
+LATE = LATE_DAYS * DAY
+
+EVENT_SCHEMA = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("event_type", pa.string()),
+        ("user_id", pa.string()),
+        ("content_id", pa.string()),
+        ("category", pa.string()),
+        ("value_cents", pa.int64()),
+        ("occurred_at", pa.timestamp("us")),
+        ("received_at", pa.timestamp("us")),
+    ]
+)
+"""What the fold needs of an event; further columns are ignored."""
+
+EVENTS_PER_STEP = 250_000
+"""Events folded together by `fold`: bounds memory, and spreads the cost of merging rows."""
+
+_EPOCH = date(1970, 1, 1)
+_LOWEST, _HIGHEST = -(2**63), 2**63 - 1
+
+
+class Row(msgspec.Struct, array_like=True):
+    """What is kept of one user. Times are microseconds and days are days since 1970, UTC.
+
+    `totals`, `tiles` and `lists` follow the declaration's `totalled`, `tiled` and `listed`.
+    A tile is key -> day -> integer, the key being "" for features without one. A list holds
+    (occurred_at, event_id, value), oldest first. `seen_ids` holds id hash -> occurred_at of the
+    events whose copies may still come. `newest_received` is over copies too.
+    """
+
+    newest_received: int
+    first_seen: int
+    last_seen: int
+    totals: list[int]
+    tiles: list[Tiles]
+    lists: list[list[tuple[int, str, str]]]
+    seen_ids: dict[int, int]
+
+    @property
+    def newest_day(self) -> date:
+        """The UTC day of the newest event."""
+        return _EPOCH + timedelta(days=self.last_seen // DAY)
+
+
+def fold(batches: Iterable[pa.Table | pa.RecordBatch], declaration: Declaration) -> dict[str, Row]:
+    """Fold all events of the lake into rows, by user_id.
+
+    Args:
+        batches: events with the columns of EVENT_SCHEMA, in the order they were received: no
+            batch starts before the newest received_at of the ones before it.
+        declaration: what to keep.
+
+    Raises:
+        ProfilehouseError: if a batch goes back in time, which would count copies twice.
+    """
+    rows: dict[str, Row] = {}
+    for events in _steps(_in_order(batches)):
+        rows.update(apply(rows, events, declaration))
+    return rows
+
+
+def apply(
+    rows: Mapping[str, Row], events: pa.Table | pa.RecordBatch, declaration: Declaration
+) -> dict[str, Row]:
+    """Fold a batch of events into the rows of their users.
+
+    Args:
+        rows: the present rows by user_id; those of the batch's users are read, none is changed.
+        events: columns of EVENT_SCHEMA, in any order of rows.
+        declaration: what to keep; the rows must have been folded with the same fingerprint.
+
+    Returns:
+        The new rows of the users the batch changes; users without a counted event have none.
+    """
+    batch = _Batch.of(events)
+    if not batch.users:
+        return {}
+    present = [rows.get(user) for user in batch.users]
+    newest_received = _per_user(np.maximum, batch.user, batch.received, len(present), _LOWEST)
+    batch = batch.take(_first_copies(batch))
+    new, remembered = _unseen(batch, present, newest_received)
+    batch = batch.take(new)
+    folded = _partial_rows(batch, newest_received, declaration)
+    for user, occurred, event_hash in remembered:
+        folded[user].seen_ids[event_hash] = occurred
+    return {
+        name: row if before is None else merge(before, row, declaration)
+        for name, before, row in zip(batch.users, present, folded, strict=True)
+    }
+
+
+def merge(one: Row, other: Row, declaration: Declaration) -> Row:
+    """The row of all events of two rows that have none in common. Associative and commutative."""
+    newest_received = max(one.newest_received, other.newest_received)
+    last_seen = max(one.last_seen, other.last_seen)
+    newest_day = last_seen // DAY
+    return Row(
+        newest_received=newest_received,
+        first_seen=min(one.first_seen, other.first_seen),
+        last_seen=last_seen,
+        totals=[a + b for a, b in zip(one.totals, other.totals, strict=True)],
+        tiles=[
+            _merged_tiles(a, b, newest_day - span(feature))
+            for feature, a, b in zip(declaration.tiled, one.tiles, other.tiles, strict=True)
+        ],
+        lists=[
+            sorted(a + b)[-feature.count :]
+            for feature, a, b in zip(declaration.listed, one.lists, other.lists, strict=True)
+        ],
+        seen_ids={
+            event_hash: occurred
+            for event_hash, occurred in (one.seen_ids | other.seen_ids).items()
+            if occurred + LATE >= newest_received
+        },
+    )
+
+
+def encode(row: Row) -> bytes:
+    """The row as bytes: MessagePack, everything sorted, so equal rows are equal bytes."""
+    tiles = [
+        {key: dict(sorted(days.items())) for key, days in sorted(tile.items())}
+        for tile in row.tiles
+    ]
+    seen_ids = dict(sorted(row.seen_ids.items()))
+    return _ENCODER.encode(msgspec.structs.replace(row, tiles=tiles, seen_ids=seen_ids))
+
+
+def decode(data: bytes) -> Row:
+    """The row that `encode` wrote."""
+    return _DECODER.decode(data)
+
+
+def id_hash(event_id: str) -> int:
+    """64 bits of an event id: the first 8 bytes of BLAKE2b (RFC 7693), big-endian."""
+    return int.from_bytes(blake2b(event_id.encode(), digest_size=8).digest(), "big")
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(Row)
+
+
+class _Batch(msgspec.Struct, frozen=True):
+    """Events that count, as columns; `user` indexes `users`."""
+
+    users: list[str]
+    user: Integers
+    occurred: Integers
+    received: Integers
+    table: pa.Table
+
+    @classmethod
+    def of(cls, events: pa.Table | pa.RecordBatch) -> _Batch:
+        table = pa.table(events.select(EVENT_SCHEMA.names)).cast(EVENT_SCHEMA).combine_chunks()
+        lag = _integers(table["received_at"]) - _integers(table["occurred_at"])
+        table = table.filter(pa.array((lag >= 0) & (lag <= LATE))).combine_chunks()
+        users = table["user_id"].combine_chunks().dictionary_encode()
+        return cls(
+            users=users.dictionary.to_pylist(),
+            user=_integers(users.indices),
+            occurred=_integers(table["occurred_at"]),
+            received=_integers(table["received_at"]),
+            table=table,
+        )
+
+    def take(self, index: Integers) -> _Batch:
+        if len(index) == len(self.user):
+            return self
+        return _Batch(
+            users=self.users,
+            user=self.user[index],
+            occurred=self.occurred[index],
+            received=self.received[index],
+            table=self.table.take(pa.array(index)),
+        )
+
+    def mask(self, feature: Count | Sum | Decayed | Last) -> npt.NDArray[np.bool_]:
+        """The events a feature counts."""
+        chosen = pc.equal(self.table["event_type"], feature.event_type)
+        if isinstance(feature, Decayed):
+            chosen = pc.and_(chosen, self.table[feature.key].is_valid())
+        elif isinstance(feature, Last):
+            chosen = pc.and_(chosen, self.table[feature.field].is_valid())
+        return np.asarray(chosen)
+
+    def values(self, feature: Count | Sum | Decayed) -> Integers:
+        """What each event adds to a feature."""
+        if isinstance(feature, Sum):
+            return _integers(pc.fill_null(self.table[feature.field], 0))
+        return np.ones(len(self.user), np.int64)
+
+
+def _in_order(batches: Iterable[pa.Table | pa.RecordBatch]) -> Iterator[pa.Table]:
+    newest = None
+    for batch in batches:
+        if not batch.num_rows:
+            continue
+        ends = pc.min_max(batch["received_at"])
+        if newest is not None and ends["min"].as_py() < newest:
+            raise ProfilehouseError(
+                f"events received at {ends['min'].as_py()} come after events received at {newest};"
+                " profiles are folded in the order of received_at: read the days in order"
+            )
+        newest = ends["max"].as_py()
+        yield pa.table(batch.select(EVENT_SCHEMA.names)).cast(EVENT_SCHEMA)
+
+
+def _steps(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    gathered: list[pa.Table] = []
+    for batch in batches:
+        gathered.append(batch)
+        if sum(b.num_rows for b in gathered) >= EVENTS_PER_STEP:
+            yield pa.concat_tables(gathered)
+            gathered = []
+    if gathered:
+        yield pa.concat_tables(gathered)
+
+
+def _first_copies(batch: _Batch) -> Integers:
+    """Indices of one event for each user and event_id: the first received, the first of equals."""
+    ids = _integers(batch.table["event_id"].combine_chunks().dictionary_encode().indices)
+    by_received = np.argsort(batch.received, kind="stable")
+    pairs = (ids * len(batch.users) + batch.user)[by_received]
+    return np.sort(by_received[np.unique(pairs, return_index=True)[1]])
+
+
+def _unseen(
+    batch: _Batch, present: list[Row | None], newest_received: Integers
+) -> tuple[Integers, list[tuple[int, int, int]]]:
+    """Indices of the events that their user's row has not seen, and (user, occurred_at, id hash)
+    of those among them that it will remember.
+
+    An id is hashed only where the row may know it, or will have to.
+    """
+    known_to = np.array([_LOWEST if r is None else r.newest_received for r in present], np.int64)
+    newest = np.maximum(known_to, newest_received)[batch.user]
+    known_to = known_to[batch.user]
+    oldest = batch.occurred + LATE
+    kept = oldest >= newest
+    asked = np.flatnonzero(kept | ((oldest >= known_to) & (batch.occurred <= known_to)))
+    ids = batch.table["event_id"].take(pa.array(asked)).to_pylist()
+    columns = (asked.tolist(), ids, batch.user[asked].tolist(), batch.occurred[asked].tolist())
+    new = np.ones(len(batch.user), np.bool_)
+    remembered: list[tuple[int, int, int]] = []
+    for index, event_id, user, occurred in zip(*columns, strict=True):
+        event_hash = id_hash(event_id)
+        row = present[user]
+        if row is not None and event_hash in row.seen_ids:
+            new[index] = False
+        elif kept[index]:
+            remembered.append((user, occurred, event_hash))
+    return np.flatnonzero(new), remembered
+
+
+def _partial_rows(batch: _Batch, newest_received: Integers, declaration: Declaration) -> list[Row]:
+    """The rows of a batch's events alone, without `seen_ids`.
+
+    A user all of whose events were copies gets a row that changes nothing but `newest_received`.
+    """
+    size = len(batch.users)
+    first_seen = _per_user(np.minimum, batch.user, batch.occurred, size, _HIGHEST)
+    last_seen = _per_user(np.maximum, batch.user, batch.occurred, size, _LOWEST)
+    totals = [
+        _per_user(np.add, batch.user[chosen], batch.values(feature)[chosen], size, 0).tolist()
+        for feature in declaration.totalled
+        for chosen in [batch.mask(feature)]
+    ]
+    rows = [
+        Row(
+            newest_received=received,
+            first_seen=first,
+            last_seen=last,
+            totals=[total[user] for total in totals],
+            tiles=[{} for _ in declaration.tiled],
+            lists=[[] for _ in declaration.listed],
+            seen_ids={},
+        )
+        for user, (received, first, last) in enumerate(
+            zip(newest_received.tolist(), first_seen.tolist(), last_seen.tolist(), strict=True)
+        )
+    ]
+    newest_day = last_seen // DAY
+    for place, feature in enumerate(declaration.tiled):
+        for user, key, day, value in _tiles(batch, feature, newest_day):
+            rows[user].tiles[place].setdefault(key, {})[day] = value
+    for place, listed in enumerate(declaration.listed):
+        for user, entry in _newest(batch, listed):
+            rows[user].lists[place].append(entry)
+    for row in rows:
+        row.lists = [
+            sorted(entries)[-feature.count :]
+            for feature, entries in zip(declaration.listed, row.lists, strict=True)
+        ]
+    return rows
+
+
+def _tiles(
+    batch: _Batch, feature: Count | Sum | Decayed, newest_day: Integers
+) -> Iterable[tuple[int, str, int, int]]:
+    """(user, key, day, sum) of the days that a feature's longest window reaches."""
+    day = batch.occurred // DAY
+    chosen = batch.mask(feature) & (day > newest_day[batch.user] - span(feature))
+    key = (
+        batch.table[feature.key].filter(pa.array(chosen))
+        if isinstance(feature, Decayed)
+        else pa.repeat("", int(chosen.sum()))
+    )
+    tiles = (
+        pa.table(
+            {
+                "user": batch.user[chosen],
+                "key": key,
+                "day": day[chosen],
+                "value": batch.values(feature)[chosen],
+            }
+        )
+        .group_by(["user", "key", "day"])
+        .aggregate([("value", "sum")])
+    )
+    columns = (tiles[name].to_pylist() for name in ("user", "key", "day", "value_sum"))
+    return zip(*columns, strict=True)
+
+
+def _newest(batch: _Batch, feature: Last) -> Iterator[tuple[int, tuple[int, str, str]]]:
+    """(user, list entry) of at least the newest `count` events of each user, in no order."""
+    chosen = np.flatnonzero(batch.mask(feature))
+    user, occurred = batch.user[chosen], batch.occurred[chosen]
+    order = np.lexsort((occurred, user))
+    starts = np.searchsorted(user[order], np.arange(len(batch.users)), side="left")
+    ends = np.searchsorted(user[order], np.arange(len(batch.users)), side="right")
+    oldest_kept = np.maximum(starts, ends - feature.count)
+    kept_from = np.append(occurred[order], _HIGHEST)[oldest_kept]
+    young = occurred >= kept_from[user]
+    table = batch.table.take(pa.array(chosen[young]))
+    entries = zip(
+        occurred[young].tolist(),
+        table["event_id"].to_pylist(),
+        table[feature.field].to_pylist(),
+        strict=True,
+    )
+    return zip(user[young].tolist(), entries, strict=True)
+
+
+def _merged_tiles(one: Tiles, other: Tiles, after: int) -> Tiles:
+    merged: Tiles = {}
+    for key in one.keys() | other.keys():
+        days = dict(one.get(key, {}))
+        for day, value in other.get(key, {}).items():
+            days[day] = days.get(day, 0) + value
+        kept = {day: value for day, value in days.items() if day > after}
+        if kept:
+            merged[key] = kept
+    return merged
+
+
+def _per_user(
+    combine: np.ufunc, user: Integers, values: Integers, size: int, start: int
+) -> Integers:
+    result = np.full(size, start, np.int64)
+    combine.at(result, user, values)
+    return result
+
+
+def _integers(column: pa.Array | pa.ChunkedArray) -> Integers:
+    return np.asarray(column.cast(pa.int64()))

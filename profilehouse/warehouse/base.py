@@ -1,0 +1,196 @@
+"""What a warehouse can do. The operations are written once here; an engine adds how it connects,
+runs a statement and stages a file. Does not belong here: what is loaded when (load.py).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import date
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from profilehouse.contracts import Contract
+from profilehouse.errors import ProfilehouseError
+from profilehouse.warehouse import statements
+from profilehouse.warehouse.sql import translate
+
+STAGED = "staged"
+"""The table that the SQL files select from; it lives as long as the connection."""
+
+
+class Warehouse(ABC):
+    """One open connection to a warehouse: one unit of work, one thread.
+
+    All SQL it is given is in the Snowflake dialect and translated where the engine is another
+    one; values are bound to `?`.
+    """
+
+    dialect: ClassVar[str]
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._in_transaction = False
+
+    def execute(self, sql: str, params: Sequence[Any] = ()) -> None:
+        """Run one statement."""
+        self._run(translate(sql, self.dialect), params)
+
+    def query(self, sql: str, params: Sequence[Any] = ()) -> pa.Table:
+        """The rows of one query. Give every computed column a name.
+
+        Returns:
+            Lower-case columns, in the same types whatever the engine: int64, float64, string,
+            bool, date32 and timestamp("us").
+        """
+        return plain(self._fetch(translate(sql, self.dialect), params))
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing of the statements inside. Only DML: Snowflake commits at any DDL."""
+        self._run("BEGIN", ())
+        self._in_transaction = True
+        try:
+            yield
+        except BaseException:
+            with suppress(Exception):
+                self._run("ROLLBACK", ())
+            raise
+        else:
+            self._run("COMMIT", ())
+        finally:
+            self._in_transaction = False
+
+    def columns(self, table: str) -> dict[str, str]:
+        """The columns a table has, with the engine's own types; empty where there is no table."""
+        found = self.query(
+            "SELECT LOWER(column_name) AS name, data_type FROM information_schema.columns"
+            " WHERE table_schema = CURRENT_SCHEMA() AND LOWER(table_name) = ?"
+            " ORDER BY ordinal_position",
+            (table,),
+        )
+        names, types = found.column("name").to_pylist(), found.column("data_type").to_pylist()
+        return dict(zip(names, types, strict=True))
+
+    def create(self, contract: Contract) -> None:
+        """Make the contract's table where it is missing.
+
+        Raises:
+            ProfilehouseError: when the table is there with other columns.
+        """
+        self._refuse_in_transaction("create")
+        present = set(self.columns(contract.name))
+        wanted = {column.name for column in contract.columns}
+        if not present:
+            self._run(contract.ddl(self.dialect), ())
+        elif present != wanted:
+            raise ProfilehouseError(
+                f"warehouse table {contract.name} does not have the columns of its contract"
+                f" {contract.version} (missing: {', '.join(sorted(wanted - present)) or 'none'};"
+                f" unknown: {', '.join(sorted(present - wanted)) or 'none'}):"
+                f" run DROP TABLE {contract.name} in the warehouse, the next run loads it anew"
+            )
+
+    def stage(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
+        """Put rows where SQL can select them, as table `staged`; what was there before is gone.
+
+        They go through one Parquet file, so memory holds one batch at a time.
+
+        Args:
+            batches: rows with at least the columns of the schema, in any order.
+            schema: columns and Arrow types of `staged`.
+        """
+        self._refuse_in_transaction("stage")
+        file = self._folder / f"{STAGED}.parquet"
+        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            for batch in batches:
+                writer.write_batch(batch.select(schema.names).cast(schema))
+        pa.default_memory_pool().release_unused()
+        self._stage(file, schema)
+
+    def merge(self, fact: Contract, select: str, days: Sequence[date]) -> None:
+        """Replace the rows that were delivered on some days by what the query yields for them.
+
+        Of rows with the same primary key, here and in the table, the one with the lowest position
+        (delivered_on, topic, line) stays. So the table is the same whatever the order in which
+        days come. Call it in a transaction.
+
+        Args:
+            fact: the table; it has the position's columns.
+            select: yields the fact's columns from `staged`, which holds whole days.
+            days: the delivery days of `staged`.
+        """
+        self.execute(statements.delete_days(fact, len(days)), days)
+        self.execute(statements.merge(fact, select))
+
+    def merge_history(self, dimension: Contract, select: str) -> None:
+        """Replace all versions of every business key that the query yields; others stay.
+
+        The key is the column that the contract's `historyOf` names. Call it in a transaction.
+
+        Args:
+            dimension: the table, with one row a key and version (SCD type 2).
+            select: yields the dimension's columns: every version of each key in it.
+        """
+        key = str(dimension.properties["historyOf"])
+        self.execute(statements.delete_keys(dimension, key, select))
+        self.execute(statements.insert(dimension, select))
+
+    def swap(self, table: Contract, select: str, params: Sequence[Any] = ()) -> None:
+        """Replace all rows of a table by what the query yields. Call it in a transaction.
+
+        DELETE and INSERT rather than a new table put in the old one's place: on Snowflake that
+        would be DDL, which commits at once, so the ledger's row could not be written with it.
+        Readers see the old rows until the commit; grants, clustering and time travel stay.
+
+        Args:
+            table: the table.
+            select: yields its columns.
+            params: values bound in the query.
+        """
+        self.execute(statements.delete_all(table))
+        self.execute(statements.insert(table, select), params)
+
+    def _refuse_in_transaction(self, operation: str) -> None:
+        if self._in_transaction:
+            raise RuntimeError(f"{operation}() is DDL: call it before the transaction")
+
+    @abstractmethod
+    def _run(self, sql: str, params: Sequence[Any]) -> None:
+        """Run a statement in the engine's own dialect."""
+
+    @abstractmethod
+    def _fetch(self, sql: str, params: Sequence[Any]) -> pa.Table:
+        """Rows of a query in the engine's own dialect, in the types the engine gives."""
+
+    @abstractmethod
+    def _stage(self, file: Path, schema: pa.Schema) -> None:
+        """Make a Parquet file the temporary table `staged`."""
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """The same rows with lower-case column names and the Arrow types that contracts know."""
+    return pa.table(
+        [column.cast(_plain_type(column.type)) for column in table.columns],
+        schema=pa.schema([(f.name.lower(), _plain_type(f.type)) for f in table.schema]),
+    )
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0):
+        return pa.int64()
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return pa.float64()
+    if pa.types.is_large_string(kind) or pa.types.is_null(kind):
+        return pa.string()
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us")
+    if pa.types.is_date(kind):
+        return pa.date32()
+    return kind

@@ -1,0 +1,286 @@
+"""Loading the star: which deliveries a table lacks, and each load with its ledger rows as one.
+
+A load leaves the same table whatever the order of the days, however often it is repeated and
+wherever it was interrupted. Does not belong here: reading the lake, which the caller does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import pyarrow as pa
+
+from profilehouse.contracts import Contract, contract
+from profilehouse.errors import ProfilehouseError
+from profilehouse.warehouse import statements
+from profilehouse.warehouse.base import Warehouse
+from profilehouse.warehouse.sql import select_columns
+
+LEDGER = "load_ledger"
+
+Read = Callable[[Sequence[date]], Iterable[pa.RecordBatch]]
+"""Reads the rows to be staged for some delivery days, each row with its `delivered_on`."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a load did.
+
+    `staged_rows` has the rows read of each delivery day that was loaded (duplicates included);
+    it is empty when the table had everything already. `read_again` are those of the days that
+    had not changed, but were read since a day before them had. `rows` is what the table holds.
+    """
+
+    table: str
+    staged_rows: dict[date, int]
+    read_again: tuple[date, ...]
+    rows: int
+
+
+def load_fact(
+    warehouse: Warehouse,
+    fact: Contract,
+    sql: str,
+    fingerprints: Mapping[date, str],
+    read: Read,
+    schema: pa.Schema,
+) -> LoadReport:
+    """Bring a fact up to date with some delivery days; of duplicates the lowest position stays.
+
+    A day already loaded with the same fingerprint is skipped. When a loaded day changed, a row of
+    it that hid a duplicate may be gone. The duplicate has a higher position, so it is in a later
+    day: all later days that are loaded are read again.
+
+    Args:
+        warehouse: an open connection.
+        fact: the table.
+        sql: yields its columns from `staged`.
+        fingerprints: of the content of each day that is to be loaded.
+        read: yields all rows of the days it is asked for.
+        schema: of these rows.
+    """
+    ledger = _prepare(warehouse, fact, sql)
+    wanted = _fingerprints(fact, sql, fingerprints)
+    changed = {day for day, fingerprint in wanted.items() if ledger.get(day) != fingerprint}
+    redelivered = changed & ledger.keys()
+    later = {day for day in ledger.keys() - changed if redelivered and day > min(redelivered)}
+    days = sorted(changed | later)
+    if not days:
+        return _report(warehouse, fact, {}, ())
+    counts = _stage(warehouse, read(days), schema)
+    if not counts.keys() <= set(days):
+        raise ValueError(f"{fact.name}: rows of days that were not asked for")
+    with warehouse.transaction():
+        warehouse.merge(fact, sql, days)
+        _write_ledger(
+            warehouse, fact, {day: ({**ledger, **wanted}[day], counts[day]) for day in days}
+        )
+    return _report(warehouse, fact, {day: counts[day] for day in days}, sorted(later))
+
+
+def load_history(
+    warehouse: Warehouse,
+    dimension: Contract,
+    sql: str,
+    fingerprints: Mapping[date, str],
+    read: Read,
+    schema: pa.Schema,
+) -> LoadReport:
+    """Bring a dimension with history (SCD type 2) up to date with some delivery days.
+
+    The versions of a key are computed anew from all its records, so their order does not matter.
+    When a loaded day changed, a key may no longer be in it: then all keys are computed anew.
+
+    Args:
+        warehouse: an open connection.
+        dimension: the table; its contract names the key in `historyOf`.
+        sql: yields every version of each key in `staged`.
+        fingerprints: of the content of each day that is to be loaded.
+        read: yields, for the days it is asked for, all records (of whatever day) of the keys that
+            were delivered on these days.
+        schema: of these records.
+    """
+    ledger = _prepare(warehouse, dimension, sql)
+    wanted = _fingerprints(dimension, sql, fingerprints)
+    changed = {day for day, fingerprint in wanted.items() if ledger.get(day) != fingerprint}
+    if not changed:
+        return _report(warehouse, dimension, {}, ())
+    anew = not changed.isdisjoint(ledger)
+    again = ledger.keys() - changed if anew else set()
+    days = sorted(changed | again)
+    counts = _stage(warehouse, read(days), schema)
+    with warehouse.transaction():
+        if anew:
+            warehouse.swap(dimension, sql)
+        else:
+            warehouse.merge_history(dimension, sql)
+        _write_ledger(
+            warehouse, dimension, {day: ({**ledger, **wanted}[day], counts[day]) for day in days}
+        )
+    return _report(warehouse, dimension, {day: counts[day] for day in days}, sorted(again))
+
+
+def load_dimension(
+    warehouse: Warehouse,
+    dimension: Contract,
+    sql: str,
+    fingerprints: Mapping[date, str],
+    read: Read,
+    schema: pa.Schema,
+) -> LoadReport:
+    """Replace a dimension without history by what all deliveries say, if any of them is new.
+
+    Args:
+        warehouse: an open connection.
+        dimension: the table.
+        sql: yields its rows from `staged`.
+        fingerprints: of the content of every delivery there is; days without records may be left
+            out, so that they do not make the table be written again.
+        read: yields all rows of the days.
+        schema: of these rows.
+    """
+    ledger = _prepare(warehouse, dimension, sql)
+    wanted = _fingerprints(dimension, sql, fingerprints)
+    if ledger == wanted:
+        return _report(warehouse, dimension, {}, ())
+    days = sorted(wanted)
+    counts = _stage(warehouse, read(days), schema)
+    with warehouse.transaction():
+        warehouse.swap(dimension, sql)
+        _forget(warehouse, dimension)
+        _write_ledger(warehouse, dimension, {day: (wanted[day], counts[day]) for day in days})
+    again = (day for day in days if ledger.get(day) == wanted[day])
+    return _report(warehouse, dimension, {day: counts[day] for day in days}, again)
+
+
+def load_calendar(
+    warehouse: Warehouse, calendar: Contract, sql: str, first: date, last: date
+) -> LoadReport:
+    """Replace a calendar by the days from first to last, both included, if it has another range.
+
+    Args:
+        warehouse: an open connection.
+        calendar: the table.
+        sql: yields its rows from `staged`, whose column `day` has one row a day.
+        first: the first day.
+        last: the last day; the ledger's row is written under it.
+    """
+    days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
+    rows = pa.table(
+        {
+            "day": pa.array(days, pa.date32()),
+            "delivered_on": pa.array([last] * len(days), pa.date32()),
+        }
+    )
+    return load_dimension(
+        warehouse,
+        calendar,
+        sql,
+        {last: f"{first}..{last}"},
+        lambda _: rows.to_batches(),
+        rows.schema,
+    )
+
+
+def load_derived(
+    warehouse: Warehouse, table: Contract, sql: str, facts: Sequence[str], as_of: date
+) -> LoadReport:
+    """Replace a table by what a query over facts yields, if the facts, the query or as_of changed.
+
+    Args:
+        warehouse: an open connection.
+        table: the table.
+        sql: yields its rows from the facts.
+        facts: what is loaded in them is read off the ledger.
+        as_of: the day the query computes for; the ledger's row is written under it.
+    """
+    ledger = _prepare(warehouse, table, sql)
+    loaded = warehouse.query(
+        f"SELECT table_name, delivered_on, fingerprint FROM {LEDGER}"  # noqa: S608
+        f" WHERE table_name IN ({', '.join('?' * len(facts))}) ORDER BY table_name, delivered_on",
+        facts,
+    )
+    wanted = _fingerprints(table, sql, {as_of: str(loaded.to_pylist())})
+    if ledger == wanted:
+        return _report(warehouse, table, {}, ())
+    with warehouse.transaction():
+        warehouse.swap(table, sql)
+        _forget(warehouse, table)
+        _write_ledger(warehouse, table, {as_of: (wanted[as_of], 0)})
+    return _report(warehouse, table, {}, ())
+
+
+def _prepare(warehouse: Warehouse, table: Contract, sql: str) -> dict[date, str]:
+    """Make sure of the tables; the fingerprints of the deliveries that are loaded."""
+    names = tuple(column.name for column in table.columns)
+    if select_columns(sql) != names:
+        raise ProfilehouseError(
+            f"the SQL of {table.name} yields the columns {', '.join(select_columns(sql))};"
+            f" its contract wants {', '.join(names)}"
+        )
+    warehouse.create(contract(LEDGER))
+    if not warehouse.columns(table.name):
+        _forget(warehouse, table)  # before the table is there, or a crash between would hide it
+    warehouse.create(table)
+    rows = warehouse.query(
+        f"SELECT delivered_on, fingerprint FROM {LEDGER} WHERE table_name = ?",  # noqa: S608
+        (table.name,),
+    )
+    return dict(
+        zip(
+            rows.column("delivered_on").to_pylist(),
+            rows.column("fingerprint").to_pylist(),
+            strict=True,
+        )
+    )
+
+
+def _fingerprints(table: Contract, sql: str, deliveries: Mapping[date, str]) -> dict[date, str]:
+    """Of what a delivery becomes in a table: its content, the SQL and the contract's version."""
+    return {
+        day: hashlib.sha256("\0".join((content, sql, table.version)).encode()).hexdigest()
+        for day, content in deliveries.items()
+    }
+
+
+def _stage(
+    warehouse: Warehouse, batches: Iterable[pa.RecordBatch], schema: pa.Schema
+) -> Counter[date]:
+    counts: Counter[date] = Counter()
+
+    def counted() -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for entry in batch.column("delivered_on").value_counts().to_pylist():
+                counts[entry["values"]] += entry["counts"]
+            yield batch
+
+    warehouse.stage(counted(), schema)
+    return counts
+
+
+def _forget(warehouse: Warehouse, table: Contract) -> None:
+    warehouse.execute(f"DELETE FROM {LEDGER} WHERE table_name = ?", (table.name,))  # noqa: S608
+
+
+def _write_ledger(
+    warehouse: Warehouse, table: Contract, rows: Mapping[date, tuple[str, int]]
+) -> None:
+    """Replace the ledger's rows of some deliveries: {day: (fingerprint, rows staged)}."""
+    if not rows:
+        return
+    ledger = contract(LEDGER)
+    days = statements.delete_days(ledger, len(rows))
+    warehouse.execute(f"{days} AND table_name = ?", (*rows, table.name))
+    values = [v for day, (fp, count) in rows.items() for v in (table.name, day, fp, count)]
+    warehouse.execute(statements.insert_values(ledger, len(rows)), values)
+
+
+def _report(
+    warehouse: Warehouse, table: Contract, staged_rows: dict[date, int], again: Iterable[date]
+) -> LoadReport:
+    total = warehouse.query(f"SELECT COUNT(*) AS total FROM {table.name}")  # noqa: S608
+    return LoadReport(table.name, staged_rows, tuple(again), total.column("total")[0].as_py())

@@ -1,0 +1,186 @@
+"""The warehouse on Snowflake, through its Python connector."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
+from urllib.parse import parse_qsl, unquote
+
+import pyarrow as pa
+import snowflake.connector
+from snowflake.connector import SnowflakeConnection
+from snowflake.connector.errors import Error, OperationalError
+
+from profilehouse.contracts import ARROW_TYPES, SQL_TYPES
+from profilehouse.errors import ProfilehouseError
+from profilehouse.settings import Settings
+from profilehouse.warehouse.base import STAGED, Warehouse, plain
+
+Connect = Callable[[], AbstractContextManager[SnowflakeConnection]]
+
+LOGIN_SECONDS = 30
+NETWORK_SECONDS = 300
+NO_ACCESS = (606, 3001)
+"""Error numbers: no virtual warehouse is chosen, a privilege is missing."""
+URL_PARAMETERS = ("warehouse", "role", "authenticator", "host", "port", "protocol")
+CREDENTIALS = {
+    "password": "SNOWFLAKE_PASSWORD",
+    "private_key_file": "SNOWFLAKE_PRIVATE_KEY_FILE",
+    "private_key_file_pwd": "SNOWFLAKE_PRIVATE_KEY_FILE_PWD",
+}
+"""Arguments of the connector, by the environment variables that hold them."""
+
+
+class SnowflakeWarehouse(Warehouse):
+    """The operations on an open Snowflake connection."""
+
+    dialect: ClassVar[str] = "snowflake"
+
+    def __init__(self, connection: SnowflakeConnection, folder: Path) -> None:
+        super().__init__(folder)
+        self._connection = connection
+
+    def _run(self, sql: str, params: Sequence[Any]) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql, tuple(params) or None)
+
+    def _fetch(self, sql: str, params: Sequence[Any]) -> pa.Table:
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql, tuple(params) or None)
+            # Chunks may differ in integer width, so each is made plain before they are joined.
+            tables = [plain(table) for table in cursor.fetch_arrow_batches()]
+            return (
+                pa.concat_tables(tables)
+                if tables
+                else cursor.fetch_arrow_all(force_return_table=True)
+            )
+
+    def _stage(self, file: Path, schema: pa.Schema) -> None:
+        for statement in stage_statements(file, schema):
+            self._run(statement, ())
+
+
+def stage_statements(file: Path, schema: pa.Schema) -> tuple[str, str, str]:
+    """The temporary table `staged`, the upload into its own stage and the bulk load from there.
+
+    The columns are picked by name out of the Parquet file, times as what they are
+    (USE_LOGICAL_TYPE) instead of as numbers.
+    """
+    types = [(field.name, _sql_type(field.type)) for field in schema]
+    columns = ", ".join(f"{name} {kind}" for name, kind in types)
+    names = ", ".join(name for name, _ in types)
+    picked = ", ".join(f"$1:{name}::{kind}" for name, kind in types)
+    path = str(file).replace("\\", "\\\\").replace("'", "\\'")
+    return (
+        f"CREATE OR REPLACE TEMPORARY TABLE {STAGED} ({columns})",
+        f"PUT 'file://{path}' @%{STAGED} AUTO_COMPRESS = FALSE",
+        f"COPY INTO {STAGED} ({names}) FROM (SELECT {picked} FROM @%{STAGED})"  # noqa: S608
+        " FILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE)"
+        " ON_ERROR = ABORT_STATEMENT PURGE = TRUE",
+    )
+
+
+def connection_arguments(settings: Settings) -> dict[str, Any]:
+    """What the connector is called with: the URL's parts and the credentials of the environment.
+
+    Raises:
+        ProfilehouseError: for an unknown parameter in the URL.
+    """
+    url = settings.warehouse_url
+    database, schema = (unquote(part) for part in url.path.strip("/").split("/"))
+    options = dict(parse_qsl(url.query))
+    unknown = sorted(set(options) - set(URL_PARAMETERS))
+    if unknown:
+        raise ProfilehouseError(
+            f"PROFILEHOUSE_WAREHOUSE: unknown parameter {', '.join(unknown)};"
+            f" it may have {', '.join(URL_PARAMETERS)}"
+        )
+    credentials = {k: os.environ[name] for k, name in CREDENTIALS.items() if os.environ.get(name)}
+    return {
+        "account": url.hostname,
+        "user": unquote(url.username or ""),
+        "database": database,
+        "schema": schema,
+        "paramstyle": "qmark",
+        "login_timeout": LOGIN_SECONDS,
+        "network_timeout": NETWORK_SECONDS,
+        "session_parameters": {"QUERY_TAG": "profilehouse", "TIMEZONE": "UTC"},
+        **options,
+        **credentials,
+    }
+
+
+@contextmanager
+def open_snowflake(
+    settings: Settings, connect: Connect | None = None
+) -> Iterator[SnowflakeWarehouse]:
+    """One connection, closed in the end.
+
+    Args:
+        settings: its warehouse URL says where to connect, also in error texts.
+        connect: gives the connection instead, made with paramstyle="qmark".
+
+    Raises:
+        ProfilehouseError: when Snowflake cannot be reached within the login timeout, refuses the
+            login, lacks the database, schema or a privilege, or when the network fails later on.
+    """
+    place = _place(settings)
+    with ExitStack() as stack:
+        try:
+            connection = stack.enter_context(connect() if connect else _login(settings))
+        except (Error, OSError, ValueError, TypeError) as error:
+            raise ProfilehouseError(
+                f"{place}: cannot log in: {_reason(error)}; check PROFILEHOUSE_WAREHOUSE and"
+                f" {', '.join(CREDENTIALS.values())}"
+            ) from error
+        try:
+            _check(connection, place)
+            folder = stack.enter_context(TemporaryDirectory(prefix="profilehouse-"))
+            yield SnowflakeWarehouse(connection, Path(folder))
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, OperationalError) or getattr(error, "errno", None) in NO_ACCESS:
+                raise ProfilehouseError(
+                    f"{place}: {_reason(error)}; nothing was half-loaded, run again"
+                ) from error
+            raise
+
+
+@contextmanager
+def _login(settings: Settings) -> Iterator[SnowflakeConnection]:
+    connection = snowflake.connector.connect(**connection_arguments(settings))
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _check(connection: SnowflakeConnection, place: str) -> None:
+    if connection.is_pyformat:
+        raise ValueError("the Snowflake connection must be made with paramstyle='qmark'")
+    if not connection.database or not connection.schema:
+        raise ProfilehouseError(
+            f"{place}: the database or schema of PROFILEHOUSE_WAREHOUSE does not exist or the role"
+            " may not use it: create it, or grant USAGE on it"
+        )
+
+
+def _place(settings: Settings) -> str:
+    url = settings.warehouse_url
+    host = dict(parse_qsl(url.query)).get("host")
+    return f"Snowflake account {url.hostname}" + (f" at {host}" if host else "")
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _sql_type(kind: pa.DataType) -> str:
+    for name, arrow in ARROW_TYPES.items():
+        if arrow.equals(kind):
+            return SQL_TYPES["snowflake"][name]
+    raise TypeError(f"no Snowflake type for {kind}")

@@ -1,0 +1,82 @@
+"""The SQL of the warehouse's operations, as text in the Snowflake dialect.
+
+Names come from contracts, values are always bound (`?`). Does not belong here: running it.
+"""
+
+from __future__ import annotations
+
+from profilehouse.contracts import Contract
+
+POSITION = ("delivered_on", "topic", "line")
+"""Of rows with the same key the one with the lowest position counts."""
+
+
+def delete_days(table: Contract, days: int) -> str:
+    """Remove what was delivered on a number of days, to be bound."""
+    return f"DELETE FROM {table.name} WHERE delivered_on IN ({_marks(days)})"  # noqa: S608
+
+
+def merge(fact: Contract, select: str) -> str:
+    """Bring in rows whose delivery days were removed before: one row a key, lowest position first.
+
+    The source of the MERGE has one row a key: Snowflake would otherwise take any of them. As no
+    row of these days is left in the table, positions there and here differ by the day alone.
+    """
+    names = _names(fact)
+    return f"""
+MERGE INTO {fact.name} USING (
+  SELECT {", ".join(names)} FROM (
+{select}
+  ) AS delivered
+  QUALIFY ROW_NUMBER() OVER (
+    PARTITION BY {", ".join(fact.primary_key)} ORDER BY {", ".join(POSITION)}
+  ) = 1
+) AS incoming
+ON {" AND ".join(f"{fact.name}.{key} = incoming.{key}" for key in fact.primary_key)}
+WHEN MATCHED AND incoming.delivered_on < {fact.name}.delivered_on THEN
+  UPDATE SET {", ".join(f"{name} = incoming.{name}" for name in names)}
+WHEN NOT MATCHED THEN
+  INSERT ({", ".join(names)}) VALUES ({", ".join(f"incoming.{name}" for name in names)})
+"""  # noqa: S608
+
+
+def delete_keys(dimension: Contract, key: str, select: str) -> str:
+    """Remove all rows whose business key the query yields."""
+    return f"""
+DELETE FROM {dimension.name} WHERE {key} IN (
+  SELECT {key} FROM (
+{select}
+  ) AS incoming
+)
+"""  # noqa: S608
+
+
+def delete_all(table: Contract) -> str:
+    """Remove every row."""
+    return f"DELETE FROM {table.name}"  # noqa: S608
+
+
+def insert(table: Contract, select: str) -> str:
+    """Append what the query yields, by name."""
+    names = ", ".join(_names(table))
+    return f"""
+INSERT INTO {table.name} ({names})
+SELECT {names} FROM (
+{select}
+) AS incoming
+"""  # noqa: S608
+
+
+def insert_values(table: Contract, rows: int) -> str:
+    """Append a few rows, to be bound row by row; many rows are staged instead."""
+    names = _names(table)
+    values = ", ".join([f"({_marks(len(names))})"] * rows)
+    return f"INSERT INTO {table.name} ({', '.join(names)}) VALUES {values}"  # noqa: S608
+
+
+def _names(table: Contract) -> list[str]:
+    return [column.name for column in table.columns]
+
+
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)

@@ -11,7 +11,7 @@ help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1: \2/p' Makefile
 
 demo: $(READY) ## Build the platform on a real retailer's year, then serve the Dagster UI
-	@$(BIN)/profilehouse demo
+	@$(BIN)/python -m platform_defs.demo
 
 test: $(READY) ## Lint, then run all tests
 	@$(BIN)/python -m services.browser || true

@@ -58,7 +58,9 @@ def _daily_log(source: Contract, daily: dg.PartitionsDefinition[str]) -> dg.Asse
         if result.problems:
             for day in days:
                 if day not in result.problems:
-                    context.log_event(dg.AssetMaterialization(context.asset_key, partition=str(day)))
+                    context.log_event(
+                        dg.AssetMaterialization(context.asset_key, partition=str(day))
+                    )
             raise _failure(source, result)
         report_days(context, days, lake.days(source.name))
         return dg.MaterializeResult(metadata=_landed_metadata(result))

@@ -78,7 +78,7 @@ def _profile_store() -> dg.AssetsDefinition:
                 rebuild(store, declaration, lake.batches("events", columns=columns), deliveries)
             return dg.MaterializeResult(
                 metadata={
-                    "dagster/row_count": store.count,
+                    "dagster/row_count": len(store),
                     "generation": store.generation,
                     "newest_event_day": str(store.meta.newest_day),
                 }

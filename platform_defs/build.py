@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import dagster as dg
@@ -9,11 +10,14 @@ import dagster as dg
 from assets.lake import delivered_files, lake_assets
 from assets.profiles import profile_assets
 from assets.warehouse import warehouse_assets
+from checks.anomaly import anomaly_checks
+from checks.completeness import completeness_checks
+from checks.consistency import consistency_checks
+from checks.schema import schema_checks
 from platform_defs.partitions import daily_partitions
 from platform_defs.resources import open_platform
+from platform_defs.schedules import daily_load, weekly_checks
 from profilehouse.settings import Settings
-
-DAILY_JOB = "daily_load"
 
 
 def build_defs(settings: Settings, **overrides: Any) -> dg.Definitions:
@@ -23,17 +27,19 @@ def build_defs(settings: Settings, **overrides: Any) -> dg.Definitions:
         settings: where the parts of the platform are.
         overrides: resources by name, in place of those the settings describe.
     """
+    # One run for a range of days is what backfill_policy says; Dagster calls it a beta.
+    warnings.filterwarnings("ignore", category=dg.BetaWarning)
     daily = daily_partitions(settings)
     assets = [*lake_assets(daily), *warehouse_assets(daily), *profile_assets()]
-    daily_job = dg.define_asset_job(
-        DAILY_JOB,
-        selection=dg.AssetSelection.assets(*assets),
-        partitions_def=daily,
-        description="One delivery day, or a range of them: from the files to checked profiles.",
-    )
     return dg.Definitions(
         assets=[*delivered_files(), *assets],
-        jobs=[daily_job],
+        asset_checks=[
+            *schema_checks(),
+            *completeness_checks(),
+            *consistency_checks(),
+            *anomaly_checks(),
+        ],
+        schedules=[daily_load(daily, assets), weekly_checks(settings)],
         executor=dg.in_process_executor,
         resources={"platform": open_platform(settings), **overrides},
     )

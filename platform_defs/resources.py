@@ -53,7 +53,10 @@ def snowflake_resource(settings: Settings) -> SnowflakeResource:
     from profilehouse.warehouse.on_snowflake import connection_arguments  # noqa: PLC0415
 
     arguments = connection_arguments(settings)
-    renamed = {"private_key_file": "private_key_path", "private_key_file_pwd": "private_key_password"}
+    renamed = {
+        "private_key_file": "private_key_path",
+        "private_key_file_pwd": "private_key_password",
+    }
     known = {renamed.get(name, name): value for name, value in arguments.items()}
     fields = {f.alias or name for name, f in SnowflakeResource.model_fields.items()}
     return SnowflakeResource(

@@ -138,7 +138,7 @@ def _remedy(error: Exception) -> str:
         e.ProfileNotFound: "correct AWS_PROFILE or add the profile to the AWS configuration",
         e.NoRegionError: "set AWS_DEFAULT_REGION or the profile's region",
         e.NoCredentialsError: "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-        e.HTTPClientError: "check the network and, where set, AWS_ENDPOINT_URL",
+        e.ConnectionError: "check the network and, where set, AWS_ENDPOINT_URL",
         ValueError: "check AWS_ENDPOINT_URL and the profile",
     }
     by_code = {

@@ -1,10 +1,14 @@
 """Snowflake's emulator as a server of its own process, for tests and benchmarks.
 
-The emulator accepts more than Snowflake does: see docs of the warehouse tests before trusting it.
+It shows that the SQL runs and what it computes, not more: it accepts what Snowflake refuses (a
+MERGE that finds two rows for one, DDL inside a transaction), and any password.
 """
+
+# ruff: noqa: PLC0415
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -15,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,7 +28,7 @@ START_SECONDS = 60
 
 @dataclass(frozen=True)
 class FakesnowServer:
-    """A running emulator. It takes any password, but wants one: set SNOWFLAKE_PASSWORD."""
+    """A running emulator. The connector wants some password: set SNOWFLAKE_PASSWORD."""
 
     port: int
 
@@ -41,26 +46,31 @@ def fakesnow_server() -> Iterator[FakesnowServer]:
 
     The listening socket is made here and handed down, so nobody else can answer on its port.
     """
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "services.fakesnow", str(listener.fileno())],
-            cwd=ROOT,
-            pass_fds=[listener.fileno()],
-        )
-    try:
-        _wait(process, port)
-        yield FakesnowServer(port)
-    finally:
-        process.terminate()
+    with TemporaryDirectory(prefix="fakesnow-") as folder:
+        log = Path(folder) / "log"
+        with socket.create_server(("127.0.0.1", 0)) as listener, log.open("wb") as output:
+            port = listener.getsockname()[1]
+            process = subprocess.Popen(
+                [sys.executable, "-m", "services.fakesnow", str(listener.fileno())],
+                cwd=ROOT,
+                env={**os.environ, "TMPDIR": folder},
+                pass_fds=[listener.fileno()],
+                stdout=output,
+                stderr=output,
+            )
         try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            _wait(process, port, log)
+            yield FakesnowServer(port)
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def _wait(process: subprocess.Popen[bytes], port: int) -> None:
+def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         try:
@@ -69,19 +79,19 @@ def _wait(process: subprocess.Popen[bytes], port: int) -> None:
             return  # "not found" is an answer
         except OSError:
             time.sleep(0.1)
-    raise RuntimeError(f"fakesnow did not start (exit code {process.poll()})")
+    raise RuntimeError(f"fakesnow did not start: {log.read_text()[-2000:]}")
 
 
 def _serve(file_descriptor: int) -> None:
     import fakesnow.arrow
-    import fakesnow.server
-    import fakesnow.transforms
     import pyarrow as pa
     import pyarrow.compute as pc
     import uvicorn
+    from fakesnow import transforms
+    from fakesnow.server import app
 
-    to_struct = fakesnow.arrow.timestamp_to_sf_struct
-    table_comment = fakesnow.transforms.extract_comment_on_table
+    to_struct: Any = fakesnow.arrow.timestamp_to_sf_struct
+    table_comment = transforms.extract_comment_on_table
 
     def keep_nulls(times: pa.ChunkedArray) -> pa.StructArray:
         """Without this, a NULL timestamp reaches the client as 1970-01-01."""
@@ -96,16 +106,17 @@ def _serve(file_descriptor: int) -> None:
     def no_empty_comment(expression: Any) -> Any:
         """Without this, MERGE fails inside a transaction.
 
-        Its temporary table has no comment; recording that writes to a second database.
+        The emulator makes a temporary table for it and notes the comment of that table, although
+        it has none, in a second database; DuckDB writes to one database in a transaction.
         """
         transformed = table_comment(expression)
         if transformed.args.get("table_comment", (None, ""))[1] is None:
             del transformed.args["table_comment"]
         return transformed
 
-    fakesnow.arrow.timestamp_to_sf_struct = keep_nulls
-    fakesnow.transforms.extract_comment_on_table = no_empty_comment
-    config = uvicorn.Config(fakesnow.server.app, log_level="warning", access_log=False)
+    vars(fakesnow.arrow)["timestamp_to_sf_struct"] = keep_nulls
+    vars(transforms)["extract_comment_on_table"] = no_empty_comment
+    config = uvicorn.Config(app, log_level="warning", access_log=False)
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=file_descriptor)])
 
 

@@ -1,7 +1,8 @@
 """The warehouse's assets: the star schema, loaded from the lake. Its SQL lies in sql/."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
+from itertools import chain
 from pathlib import Path
 
 import dagster as dg
@@ -21,6 +22,8 @@ from profilehouse.warehouse.sql import lineage
 
 POOL = "duckdb"
 """Steps that open the warehouse: one at a time, as DuckDB admits one process."""
+TOPICS = {"fct_purchase": ("purchases",), "fct_interaction": ("mailings", "redemptions")}
+"""The topics whose events each fact holds."""
 SQL_DIR = Path(__file__).parent / "sql"
 
 
@@ -31,12 +34,13 @@ def warehouse_assets(daily: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefin
         _dimension("dim_content", "products"),
         _dimension("dim_campaign", "campaigns"),
         _dim_date(),
-        _fact("fct_purchase", daily),
-        _fact("fct_interaction", daily),
+        *(_fact(table, topics, daily) for table, topics in TOPICS.items()),
     ]
 
 
-def _fact(table: str, daily: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+def _fact(
+    table: str, topics: Sequence[str], daily: dg.PartitionsDefinition[str]
+) -> dg.AssetsDefinition:
     sql = _sql(table)
 
     @dg.asset(
@@ -60,7 +64,9 @@ def _fact(table: str, daily: dg.PartitionsDefinition[str]) -> dg.AssetsDefinitio
                 contract(table),
                 sql,
                 delivered(lake, "events", days),
-                lambda changed: lake.batches("events", days=changed),
+                lambda changed: chain.from_iterable(
+                    lake.batches("events", days=changed, topic=topic) for topic in topics
+                ),
                 contract("events").arrow_schema,
             )
             counts = warehouse.query(

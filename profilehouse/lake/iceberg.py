@@ -11,7 +11,7 @@ import random
 import time
 import uuid
 from collections.abc import Collection, Iterator
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 
 import numpy as np
@@ -35,6 +35,8 @@ from pyiceberg.io.pyarrow import ArrowScan, write_file
 from pyiceberg.manifest import DataFile
 from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
 from pyiceberg.table import FileScanTask, Table, WriteTask
+from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.snapshots import Snapshot
 
 from profilehouse.errors import ProfilehouseError
 from profilehouse.lake.layout import DAY, POSITION, TOPIC
@@ -42,6 +44,9 @@ from profilehouse.lake.layout import DAY, POSITION, TOPIC
 FILES_AT_ONCE = 16
 """Files written or read together: bounds the memory, keeps the cores busy."""
 ATTEMPTS = 30
+SNAPSHOTS = 200
+"""Above so many, a table's snapshots older than HISTORY are expired."""
+HISTORY = timedelta(days=1)
 _LONGEST_WAIT = 2.0
 _EPOCH = date(1970, 1, 1)
 
@@ -49,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 
 def replace(table: Table, rows: pa.Table, days: Collection[date], topic: str | None) -> None:
-    """Replace the rows of the days (and topic) by `rows`, in one snapshot.
+    """Replace the rows of the days (and topic) by `rows`, in one commit.
 
     Optimistic: the files are written, then committed on condition that the table is as it was
     planned on; where it is not, planned again on the newer table.
@@ -71,11 +76,14 @@ def replace(table: Table, rows: pa.Table, days: Collection[date], topic: str | N
             return
         try:
             _commit(table, [task.file for task in old], written)
-            return
         except CommitFailedException as error:
             logger.info("table %s was changed meanwhile, again: %s", table.name(), error)
             time.sleep(random.uniform(0, min(_LONGEST_WAIT, 0.05 * 2**attempt)))  # noqa: S311
             table.refresh()
+        else:
+            if len(table.metadata.snapshots) > SNAPSHOTS:
+                expire(table, HISTORY)
+            return
     _remove(table, written)
     raise ProfilehouseError(
         f"lake table {table.name()[-1]} at {table.location()}: other writers were quicker"
@@ -163,15 +171,58 @@ def _partitions(table: Table, rows: pa.Table) -> Iterator[tuple[int, int, Partit
         start = end
 
 
+def expire(table: Table, age: timedelta) -> None:
+    """Forget the states of the table that are older, and delete the files that only they need."""
+    before = int((datetime.now(UTC) - age).timestamp() * 1000)
+    current = table.metadata.current_snapshot_id
+    old = [
+        snapshot
+        for snapshot in table.metadata.snapshots
+        if snapshot.timestamp_ms < before and snapshot.snapshot_id != current
+    ]
+    if not old:
+        return
+    needed_before = _files(table, old)
+    try:
+        table.maintenance.expire_snapshots().by_ids([s.snapshot_id for s in old]).commit()
+    except CommitFailedException:
+        return  # another writer was quicker: it, or the next one, expires them
+    for path in needed_before - _files(table, table.metadata.snapshots):
+        table.io.delete(path)
+
+
+def _files(table: Table, snapshots: list[Snapshot]) -> set[str]:
+    """All files that reading these snapshots needs: manifest lists, manifests and data."""
+    paths: set[str] = set()
+    for snapshot in snapshots:
+        paths.add(snapshot.manifest_list)
+        for manifest in snapshot.manifests(table.io):
+            if manifest.manifest_path not in paths:
+                paths.add(manifest.manifest_path)
+                entries = manifest.fetch_manifest_entry(table.io, discard_deleted=True)
+                paths.update(entry.data_file.file_path for entry in entries)
+    return paths
+
+
 def _commit(table: Table, old: list[DataFile], new: list[DataFile]) -> None:
-    """One snapshot. An append merges small manifests; an overwrite cannot."""
+    """One commit. The append is a step of its own: only that drops and merges spent manifests."""
+    table.metadata = _without_history(table.metadata)
     with table.transaction() as transaction:
-        update = transaction.update_snapshot()
-        with update.overwrite() if old else update.merge_append() as snapshot:
-            for file in old:
-                snapshot.delete_data_file(file)
-            for file in new:
-                snapshot.append_data_file(file)
+        if old:
+            with transaction.update_snapshot().overwrite() as removal:
+                for file in old:
+                    removal.delete_data_file(file)
+        if new:
+            with transaction.update_snapshot().merge_append() as addition:
+                for file in new:
+                    addition.append_data_file(file)
+
+
+def _without_history(metadata: TableMetadata) -> TableMetadata:
+    """With the current snapshot alone: pyiceberg copies all of them at every step of a commit."""
+    current = metadata.current_snapshot()
+    snapshots = [] if current is None else [current]
+    return metadata.model_copy(update={"snapshots": snapshots, "snapshot_log": []})
 
 
 def _rows(

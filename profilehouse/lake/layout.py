@@ -196,6 +196,7 @@ def _properties(layout: Contract) -> dict[str, str]:
         "write.metadata.metrics.default": "none",
         **{f"write.metadata.metrics.column.{name}": "full" for name in kept},
         "write.metadata.delete-after-commit.enabled": "true",
+        "write.metadata.previous-versions-max": "20",
         "commit.manifest-merge.enabled": "true",
         "commit.manifest.min-count-to-merge": "32",
         "commit.retry.num-retries": "0",

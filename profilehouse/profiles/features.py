@@ -21,7 +21,7 @@ from profilehouse.profiles.segments import Predicate, compile_predicate
 PROFILE_PATH = CONTRACTS_DIR / "profile.yaml"
 
 LATE_DAYS = 7
-"""An event counts if it was received at most this many days after it happened, and not before."""
+"""An event counts if it was received at most this many days after it occurred."""
 
 FULL_WEIGHT = 2**16
 """Weight of an event of age 0 in a decayed feature."""

@@ -3,18 +3,22 @@
 Belongs here: the row, folding events into it, merging rows, encoding them. Does not belong here:
 windows and decay (reading.py) or where rows are kept (store/).
 
+Which events count, and when. An event counts if it was received at most LATE_DAYS after it
+occurred. It happened at its occurred_at, but always before it was received: one that claims to
+occur later (a wrong clock) happened the microsecond before, so that no event lies in the future.
+
 Why the order does not matter. Every part of a row is a sum, a minimum, a maximum or the N greatest
 of a set, and what is forgotten (days before the longest window, ids of old events) depends only on
 the row's maxima, which grow. So *distinct* events give the same row in any order, any split into
 batches and any tree of merges.
 
-Copies of an event (same user and event_id) count once if they reach the row while it remembers the
-id. It does so until its newest received_at passes the event's occurred_at by LATE_DAYS; a copy
-received later than that does not count anyway. So copies are exact whenever a user's events are
-folded in the order they were received (inside one batch the order is free), and as long as copies
-agree in occurred_at. A copy that is folded after its id is forgotten counts again: `fold` refuses
-batches that go back in time. Of copies that differ in content the first in the batch counts, the
-lowest position where batches come in the order of positions.
+Copies of an event (same user, event_id and occurred_at) count once if they reach the row while it
+remembers the id. It does so until its newest received_at passes the event's occurred_at by
+LATE_DAYS; a copy received later than that does not count anyway. So copies are exact whenever a
+user's events are folded in the order they were received (inside one batch the order is free). A
+copy that is folded after its id is forgotten counts again: `fold` refuses batches that go back in
+time. Of copies that differ in content the first received counts, of those the first in the batch:
+the lowest position, where batches come in the order of positions.
 """
 
 from __future__ import annotations
@@ -66,8 +70,8 @@ class Row(msgspec.Struct, array_like=True):
 
     `totals`, `tiles` and `lists` follow the declaration's `totalled`, `tiled` and `listed`.
     A tile is key -> day -> integer, the key being "" for features without one. A list holds
-    (occurred_at, event_id, value), oldest first. `seen_ids` holds id hash -> occurred_at of the
-    events whose copies may still come. `newest_received` is over copies too.
+    (when it happened, event_id, value), oldest first. `seen_ids` holds id hash -> occurred_at of
+    the events whose copies may still come. `newest_received` is over copies too.
     """
 
     newest_received: int
@@ -188,19 +192,22 @@ class _Batch(msgspec.Struct, frozen=True):
     user: Integers
     occurred: Integers
     received: Integers
+    happened: Integers
     table: pa.Table
 
     @classmethod
     def of(cls, events: pa.Table | pa.RecordBatch) -> _Batch:
-        table = pa.table(events.select(EVENT_SCHEMA.names)).cast(EVENT_SCHEMA).combine_chunks()
+        table = pa.table(events.select(EVENT_SCHEMA.names)).cast(EVENT_SCHEMA)
         lag = _integers(table["received_at"]) - _integers(table["occurred_at"])
-        table = table.filter(pa.array((lag >= 0) & (lag <= LATE))).combine_chunks()
+        table = table.filter(pa.array(lag <= LATE)).combine_chunks()
         users = table["user_id"].combine_chunks().dictionary_encode()
+        occurred, received = _integers(table["occurred_at"]), _integers(table["received_at"])
         return cls(
             users=users.dictionary.to_pylist(),
             user=_integers(users.indices),
-            occurred=_integers(table["occurred_at"]),
-            received=_integers(table["received_at"]),
+            occurred=occurred,
+            received=received,
+            happened=np.minimum(occurred, received - 1),
             table=table,
         )
 
@@ -212,6 +219,7 @@ class _Batch(msgspec.Struct, frozen=True):
             user=self.user[index],
             occurred=self.occurred[index],
             received=self.received[index],
+            happened=self.happened[index],
             table=self.table.take(pa.array(index)),
         )
 
@@ -271,14 +279,13 @@ def _unseen(
     """Indices of the events that their user's row has not seen, and (user, occurred_at, id hash)
     of those among them that it will remember.
 
-    An id is hashed only where the row may know it, or will have to.
+    An id is hashed only where the row will remember it or, by its time, may do so already.
     """
-    known_to = np.array([_LOWEST if r is None else r.newest_received for r in present], np.int64)
-    newest = np.maximum(known_to, newest_received)[batch.user]
-    known_to = known_to[batch.user]
-    oldest = batch.occurred + LATE
-    kept = oldest >= newest
-    asked = np.flatnonzero(kept | ((oldest >= known_to) & (batch.occurred <= known_to)))
+    memories = np.array([_memory(row) for row in present], np.int64)
+    before, oldest, newest = memories.T[:, batch.user]
+    kept = batch.occurred + LATE >= np.maximum(before, newest_received[batch.user])
+    known = (batch.occurred >= oldest) & (batch.occurred <= newest)
+    asked = np.flatnonzero(kept | known)
     ids = batch.table["event_id"].take(pa.array(asked)).to_pylist()
     columns = (asked.tolist(), ids, batch.user[asked].tolist(), batch.occurred[asked].tolist())
     new = np.ones(len(batch.user), np.bool_)
@@ -293,14 +300,22 @@ def _unseen(
     return np.flatnonzero(new), remembered
 
 
+def _memory(row: Row | None) -> tuple[int, int, int]:
+    """(newest_received, least and greatest occurred_at of the ids remembered) of a row."""
+    if row is None:
+        return _LOWEST, _HIGHEST, _LOWEST
+    times = row.seen_ids.values()
+    return row.newest_received, min(times, default=_HIGHEST), max(times, default=_LOWEST)
+
+
 def _partial_rows(batch: _Batch, newest_received: Integers, declaration: Declaration) -> list[Row]:
     """The rows of a batch's events alone, without `seen_ids`.
 
     A user all of whose events were copies gets a row that changes nothing but `newest_received`.
     """
     size = len(batch.users)
-    first_seen = _per_user(np.minimum, batch.user, batch.occurred, size, _HIGHEST)
-    last_seen = _per_user(np.maximum, batch.user, batch.occurred, size, _LOWEST)
+    first_seen = _per_user(np.minimum, batch.user, batch.happened, size, _HIGHEST)
+    last_seen = _per_user(np.maximum, batch.user, batch.happened, size, _LOWEST)
     totals = [
         _per_user(np.add, batch.user[chosen], batch.values(feature)[chosen], size, 0).tolist()
         for feature in declaration.totalled
@@ -339,7 +354,7 @@ def _tiles(
     batch: _Batch, feature: Count | Sum | Decayed, newest_day: Integers
 ) -> Iterable[tuple[int, str, int, int]]:
     """(user, key, day, sum) of the days that a feature's longest window reaches."""
-    day = batch.occurred // DAY
+    day = batch.happened // DAY
     chosen = batch.mask(feature) & (day > newest_day[batch.user] - span(feature))
     key = (
         batch.table[feature.key].filter(pa.array(chosen))
@@ -365,16 +380,16 @@ def _tiles(
 def _newest(batch: _Batch, feature: Last) -> Iterator[tuple[int, tuple[int, str, str]]]:
     """(user, list entry) of at least the newest `count` events of each user, in no order."""
     chosen = np.flatnonzero(batch.mask(feature))
-    user, occurred = batch.user[chosen], batch.occurred[chosen]
-    order = np.lexsort((occurred, user))
+    user, happened = batch.user[chosen], batch.happened[chosen]
+    order = np.lexsort((happened, user))
     starts = np.searchsorted(user[order], np.arange(len(batch.users)), side="left")
     ends = np.searchsorted(user[order], np.arange(len(batch.users)), side="right")
     oldest_kept = np.maximum(starts, ends - feature.count)
-    kept_from = np.append(occurred[order], _HIGHEST)[oldest_kept]
-    young = occurred >= kept_from[user]
+    kept_from = np.append(happened[order], _HIGHEST)[oldest_kept]
+    young = happened >= kept_from[user]
     table = batch.table.take(pa.array(chosen[young]))
     entries = zip(
-        occurred[young].tolist(),
+        happened[young].tolist(),
         table["event_id"].to_pylist(),
         table[feature.field].to_pylist(),
         strict=True,

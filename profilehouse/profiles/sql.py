@@ -21,8 +21,8 @@ Keyed = f.Decayed | f.Last
 def profile_sql(declaration: f.Declaration, as_of: date) -> str:
     """One SELECT in the Snowflake dialect that gives the rows of the table `profile`.
 
-    It reads fct_purchase and fct_interaction and counts what the fold counts: events received in
-    time, up to and with the UTC day as_of. Columns are those of the profile's contract, in order.
+    It reads fct_purchase and fct_interaction and counts what the fold counts (see fold.py) up to
+    and with the UTC day as_of. Columns are those of the profile's contract, in order.
     """
     keyed = [feature for feature in declaration.features if isinstance(feature, Keyed)]
     tables = {
@@ -53,11 +53,12 @@ def _events(as_of: date) -> str:
         "fct_purchase": ("'purchase' AS event_type", "value_cents"),
         "fct_interaction": ("event_type", "CAST(NULL AS BIGINT) AS value_cents"),
     }
+    happened_at = "LEAST(occurred_at, DATEADD(MICROSECOND, -1, received_at))"
     return " UNION ALL ".join(
-        f"SELECT event_id, {event_type}, user_id, content_id, category, {value_cents}, occurred_at,"
-        f" CAST(occurred_at AS DATE) AS event_day FROM {fact}"
-        f" WHERE received_at BETWEEN occurred_at AND DATEADD(DAY, {f.LATE_DAYS}, occurred_at)"
-        f" AND CAST(occurred_at AS DATE) <= {_day(as_of)}"
+        f"SELECT event_id, {event_type}, user_id, content_id, category, {value_cents},"
+        f" {happened_at} AS happened_at, CAST({happened_at} AS DATE) AS happened_on FROM {fact}"
+        f" WHERE received_at <= DATEADD(DAY, {f.LATE_DAYS}, occurred_at)"
+        f" AND CAST({happened_at} AS DATE) <= {_day(as_of)}"
         for fact, (event_type, value_cents) in facts.items()
     )
 
@@ -70,15 +71,15 @@ def _counted(declaration: f.Declaration, as_of: date) -> str:
                 mine = f"event_type = {_text(feature.event_type)}"
                 for days in feature.windows:
                     first_day = _day(as_of - timedelta(days=days - 1))
-                    total = _total(feature, f"{mine} AND event_day >= {first_day}")
+                    total = _total(feature, f"{mine} AND happened_on >= {first_day}")
                     columns.append(f"{total} AS {f.window_column(feature, days)}")
                 if feature.lifetime:
                     columns.append(f"{_total(feature, mine)} AS {f.lifetime_column(feature)}")
             case f.FirstSeen():
-                columns.append(f"MIN(occurred_at) AS {feature.name}")
+                columns.append(f"MIN(happened_at) AS {feature.name}")
             case f.LastSeen():
-                age = f"DATEDIFF(DAY, MAX(event_day), {_day(as_of)})"
-                columns.append(f"MAX(occurred_at) AS {feature.name}")
+                age = f"DATEDIFF(DAY, MAX(happened_on), {_day(as_of)})"
+                columns.append(f"MAX(happened_at) AS {feature.name}")
                 columns.append(f"{age} AS {f.days_since_column(feature)}")
     return f"SELECT {', '.join(columns)} FROM event GROUP BY user_id"
 
@@ -99,8 +100,9 @@ def _decayed(feature: f.Decayed, as_of: date) -> dict[str, str]:
     return {
         f"{feature.name}_weight": f"SELECT age, weight FROM (VALUES {weighed}) AS w (age, weight)",
         f"{feature.name}_score": (
-            f"SELECT user_id, {feature.key} AS item, SUM(weight) AS score FROM event"
-            f" JOIN {feature.name}_weight ON age = DATEDIFF(DAY, event_day, {_day(as_of)})"
+            f"SELECT user_id, {feature.key} AS item, CAST(SUM(weight) AS BIGINT) AS score"
+            f" FROM event JOIN {feature.name}_weight"
+            f" ON age = DATEDIFF(DAY, happened_on, {_day(as_of)})"
             f" WHERE event_type = {_text(feature.event_type)} AND {feature.key} IS NOT NULL"
             f" GROUP BY user_id, {feature.key}"
         ),
@@ -117,10 +119,10 @@ def _decayed(feature: f.Decayed, as_of: date) -> dict[str, str]:
 
 
 def _last(feature: f.Last) -> dict[str, str]:
-    newest_first = "ORDER BY occurred_at DESC, event_id DESC"
+    newest_first = "ORDER BY happened_at DESC, event_id DESC"
     return {
         f"{feature.name}_newest": (
-            f"SELECT user_id, {feature.field} AS item, occurred_at, event_id FROM event"
+            f"SELECT user_id, {feature.field} AS item, happened_at, event_id FROM event"
             f" WHERE event_type = {_text(feature.event_type)} AND {feature.field} IS NOT NULL"
             f" QUALIFY ROW_NUMBER() OVER (PARTITION BY user_id {newest_first}) <= {feature.count}"
         ),

@@ -113,11 +113,17 @@ def row_rules(contract: Contract, within: Sequence[str] = ()) -> tuple[Rule, ...
     rules: list[Rule] = []
     for column in contract.columns:
         rules += _column_rules(contract, column)
-    keys = [(column.name,) for column in contract.columns if column.unique]
+    keys: list[tuple[str, ...]] = [(column.name,) for column in contract.columns if column.unique]
     if contract.primary_key and contract.primary_key not in keys:
         keys.append(contract.primary_key)
     rules += [_unique(contract, key, tuple(within)) for key in keys]
     rules += [_holds(contract, expression) for expression in contract.expressions]
+    names = [rule.name for rule in rules]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ProfilehouseError(
+            f"{contract.path.name}: two rules are named {', '.join(repeated)};"
+            " rename a quality rule"
+        )
     return tuple(rules)
 
 
@@ -133,7 +139,7 @@ def python_pattern(pattern: str) -> str:
 def _column_rules(contract: Contract, column: Column) -> list[Rule]:
     _refuse_misfits(contract, column)
     name, place = column.name, f"contracts/{contract.kind}/{contract.path.name}"
-    correct = f"ask {contract.owner} to correct the values, or widen the rule in {place}"
+    correct = f"Ask {contract.owner} to correct the values, or widen the rule in {place}"
     rules: list[Rule] = []
     if column.required:
         rules.append(
@@ -142,20 +148,15 @@ def _column_rules(contract: Contract, column: Column) -> list[Rule]:
                 test=Present(name),
                 severity="error",
                 description=f"{name} is not null",
-                remedy=f"ask {contract.owner} to fill {name}, or make it optional in {place}",
+                remedy=f"Ask {contract.owner} to fill {name}, or make it optional in {place}",
             )
         )
     if column.minimum is not None or column.maximum is not None:
-        low, high = column.minimum, column.maximum
-        text = {
-            True: f"between {low} and {high}",
-            low is None: f"at most {high}",
-            high is None: f"at least {low}",
-        }[True]
+        text = _bounds(column.minimum, column.maximum)
         rules.append(
             Rule(
                 name=f"{name}_is_{_word(text)}",
-                test=Between(name, low, high),
+                test=Between(name, column.minimum, column.maximum),
                 severity="error",
                 description=f"{name} is {text}",
                 remedy=correct,
@@ -192,7 +193,7 @@ def _unique(contract: Contract, key: tuple[str, ...], within: tuple[str, ...]) -
         severity="error",
         description=f"({', '.join(key)}) is unique"
         + (f" within one {', '.join(scope)}" if scope else ""),
-        remedy=f"ask {contract.owner} which of the rows is right, remove the others and load again",
+        remedy=f"Ask {contract.owner} which of the rows is right, remove the others and load again",
     )
 
 
@@ -210,7 +211,7 @@ def _holds(contract: Contract, rule: RowExpression) -> Rule:
         test=test,
         severity=rule.severity,
         description=rule.description.rstrip("."),
-        remedy=f"ask {contract.owner} to correct the rows, or mend the rule"
+        remedy=f"Ask {contract.owner} to correct the rows, or mend the rule"
         f" in contracts/{contract.kind}/{contract.path.name}",
     )
 
@@ -236,12 +237,14 @@ def _pattern_problem(pattern: str) -> str | None:
     """Why a pattern could match differently in Python, DuckDB (RE2) and Snowflake, if it could."""
     if not pattern:
         return "it is empty"
+    outside = ""
     for piece, in_class in _pieces(pattern):
         if len(piece) > 1 and piece[1].isalnum() and piece[1] not in PORTABLE_ESCAPES:
             return f"{piece} is not read alike by all engines; write the characters in [ ]"
-        if in_class and piece in ("[", "&", "~", "|", "-]"):
-            return f"inside [ ] write \\{piece[0]} for {piece[0]}"
-    if "(?" in pattern or "{," in pattern or re.search(r"(?<!\\)[*+?}]\+", pattern):
+        if in_class and piece == "[":
+            return r"inside [ ] write \[ for ["
+        outside += "x" if in_class or len(piece) > 1 else piece
+    if re.search(r"\(\?|\{,|[*+?}]\+", outside):
         return "groups with (?, {,n} and possessive quantifiers are not read alike by all engines"
     try:
         re.compile(python_pattern(pattern))
@@ -262,6 +265,14 @@ def _pieces(pattern: str) -> list[tuple[str, bool]]:
         if piece == "[":
             in_class = True
     return pieces
+
+
+def _bounds(low: float | None, high: float | None) -> str:
+    if low is None:
+        return f"at most {high}"
+    if high is None:
+        return f"at least {low}"
+    return f"between {low} and {high}"
 
 
 def _word(text: str) -> str:

@@ -106,7 +106,7 @@ class Warehouse(ABC):
         """
         self._refuse_in_transaction("stage")
         file = self._folder / f"{STAGED}.parquet"
-        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        with pq.ParquetWriter(file, schema) as writer:
             for batch in batches:
                 writer.write_batch(batch.select(schema.names).cast(schema))
         pa.default_memory_pool().release_unused()
@@ -126,6 +126,14 @@ class Warehouse(ABC):
         """
         self.execute(statements.delete_days(fact, len(days)), days)
         self.execute(statements.merge(fact, select))
+
+    def loses_rows(self, fact: Contract, select: str, days: Sequence[date]) -> bool:
+        """Whether merge() would leave a key that has its row from these days with a worse or none.
+
+        Then a duplicate which that row has hidden may have to come back, from whatever day.
+        """
+        lost = self.query(statements.lost_rows(fact, select, len(days)), days)
+        return bool(lost.column("lost")[0].as_py())
 
     def merge_history(self, dimension: Contract, select: str) -> None:
         """Replace all versions of every business key that the query yields; others stay.

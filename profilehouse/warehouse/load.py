@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -31,8 +31,8 @@ class LoadReport:
     """What a load did.
 
     `staged_rows` has the rows read of each delivery day that was loaded (duplicates included);
-    it is empty when the table had everything already. `read_again` are those of the days that
-    had not changed, but were read since a day before them had. `rows` is what the table holds.
+    it is empty when the table had everything already. `read_again` are those of them that had not
+    changed, but had to be read with the others. `rows` is what the table holds now.
     """
 
     table: str
@@ -51,9 +51,9 @@ def load_fact(
 ) -> LoadReport:
     """Bring a fact up to date with some delivery days; of duplicates the lowest position stays.
 
-    A day already loaded with the same fingerprint is skipped. When a loaded day changed, a row of
-    it that hid a duplicate may be gone. The duplicate has a higher position, so it is in a later
-    day: all later days that are loaded are read again.
+    A day already loaded with the same fingerprint is skipped. When a loaded day changed and rows
+    of it are gone, duplicates which they hid have to come back. Those have higher positions, so
+    they are in later days: all later days that are loaded are read again.
 
     Args:
         warehouse: an open connection.
@@ -66,20 +66,18 @@ def load_fact(
     ledger = _prepare(warehouse, fact, sql)
     wanted = _fingerprints(fact, sql, fingerprints)
     changed = {day for day, fingerprint in wanted.items() if ledger.get(day) != fingerprint}
-    redelivered = changed & ledger.keys()
-    later = {day for day in ledger.keys() - changed if redelivered and day > min(redelivered)}
-    days = sorted(changed | later)
-    if not days:
+    if not changed:
         return _report(warehouse, fact, {}, ())
-    counts = _stage(warehouse, read(days), schema)
-    if not counts.keys() <= set(days):
-        raise ValueError(f"{fact.name}: rows of days that were not asked for")
+    counts = _stage(warehouse, changed, read, schema)
+    again: set[date] = set()
+    redelivered = sorted(changed & ledger.keys())
+    if redelivered and warehouse.loses_rows(fact, sql, redelivered):
+        again = {day for day in ledger.keys() - changed if day > redelivered[0]}
+        counts = _stage(warehouse, changed | again, read, schema)
     with warehouse.transaction():
-        warehouse.merge(fact, sql, days)
-        _write_ledger(
-            warehouse, fact, {day: ({**ledger, **wanted}[day], counts[day]) for day in days}
-        )
-    return _report(warehouse, fact, {day: counts[day] for day in days}, sorted(later))
+        warehouse.merge(fact, sql, sorted(counts))
+        _write_ledger(warehouse, fact, {**ledger, **wanted}, counts)
+    return _report(warehouse, fact, counts, again)
 
 
 def load_history(
@@ -111,17 +109,14 @@ def load_history(
         return _report(warehouse, dimension, {}, ())
     anew = not changed.isdisjoint(ledger)
     again = ledger.keys() - changed if anew else set()
-    days = sorted(changed | again)
-    counts = _stage(warehouse, read(days), schema)
+    counts = _stage(warehouse, changed | again, read, schema, other_days=True)
     with warehouse.transaction():
         if anew:
             warehouse.swap(dimension, sql)
         else:
             warehouse.merge_history(dimension, sql)
-        _write_ledger(
-            warehouse, dimension, {day: ({**ledger, **wanted}[day], counts[day]) for day in days}
-        )
-    return _report(warehouse, dimension, {day: counts[day] for day in days}, sorted(again))
+        _write_ledger(warehouse, dimension, {**ledger, **wanted}, counts)
+    return _report(warehouse, dimension, counts, again)
 
 
 def load_dimension(
@@ -147,14 +142,13 @@ def load_dimension(
     wanted = _fingerprints(dimension, sql, fingerprints)
     if ledger == wanted:
         return _report(warehouse, dimension, {}, ())
-    days = sorted(wanted)
-    counts = _stage(warehouse, read(days), schema)
+    counts = _stage(warehouse, wanted.keys(), read, schema)
     with warehouse.transaction():
         warehouse.swap(dimension, sql)
         _forget(warehouse, dimension)
-        _write_ledger(warehouse, dimension, {day: (wanted[day], counts[day]) for day in days})
-    again = (day for day in days if ledger.get(day) == wanted[day])
-    return _report(warehouse, dimension, {day: counts[day] for day in days}, again)
+        _write_ledger(warehouse, dimension, wanted, counts)
+    again = {day for day in wanted if ledger.get(day) == wanted[day]}
+    return _report(warehouse, dimension, counts, again)
 
 
 def load_calendar(
@@ -210,7 +204,7 @@ def load_derived(
     with warehouse.transaction():
         warehouse.swap(table, sql)
         _forget(warehouse, table)
-        _write_ledger(warehouse, table, {as_of: (wanted[as_of], 0)})
+        _write_ledger(warehouse, table, wanted, {as_of: 0})
     return _report(warehouse, table, {}, ())
 
 
@@ -248,18 +242,27 @@ def _fingerprints(table: Contract, sql: str, deliveries: Mapping[date, str]) -> 
 
 
 def _stage(
-    warehouse: Warehouse, batches: Iterable[pa.RecordBatch], schema: pa.Schema
-) -> Counter[date]:
+    warehouse: Warehouse,
+    days: Collection[date],
+    read: Read,
+    schema: pa.Schema,
+    other_days: bool = False,
+) -> dict[date, int]:
+    """Read and stage; how many rows each of the days has. Rows of other days are a mistake."""
     counts: Counter[date] = Counter()
 
     def counted() -> Iterator[pa.RecordBatch]:
-        for batch in batches:
+        for batch in read(sorted(days)):
             for entry in batch.column("delivered_on").value_counts().to_pylist():
                 counts[entry["values"]] += entry["counts"]
             yield batch
 
     warehouse.stage(counted(), schema)
-    return counts
+    if not other_days and not counts.keys() <= set(days):
+        raise ValueError(
+            f"rows of days that were not asked for: {sorted(counts.keys() - set(days))}"
+        )
+    return {day: counts[day] for day in sorted(days)}
 
 
 def _forget(warehouse: Warehouse, table: Contract) -> None:
@@ -267,20 +270,25 @@ def _forget(warehouse: Warehouse, table: Contract) -> None:
 
 
 def _write_ledger(
-    warehouse: Warehouse, table: Contract, rows: Mapping[date, tuple[str, int]]
+    warehouse: Warehouse,
+    table: Contract,
+    fingerprints: Mapping[date, str],
+    counts: Mapping[date, int],
 ) -> None:
-    """Replace the ledger's rows of some deliveries: {day: (fingerprint, rows staged)}."""
-    if not rows:
+    """Replace the ledger's rows of the days that were staged."""
+    if not counts:
         return
     ledger = contract(LEDGER)
-    days = statements.delete_days(ledger, len(rows))
-    warehouse.execute(f"{days} AND table_name = ?", (*rows, table.name))
-    values = [v for day, (fp, count) in rows.items() for v in (table.name, day, fp, count)]
-    warehouse.execute(statements.insert_values(ledger, len(rows)), values)
+    delete = statements.delete_days(ledger, len(counts))
+    warehouse.execute(f"{delete} AND table_name = ?", (*counts, table.name))
+    rows = ((table.name, day, fingerprints[day], count) for day, count in counts.items())
+    warehouse.execute(
+        statements.insert_values(ledger, len(counts)), [v for row in rows for v in row]
+    )
 
 
 def _report(
-    warehouse: Warehouse, table: Contract, staged_rows: dict[date, int], again: Iterable[date]
+    warehouse: Warehouse, table: Contract, counts: dict[date, int], again: Collection[date]
 ) -> LoadReport:
     total = warehouse.query(f"SELECT COUNT(*) AS total FROM {table.name}")  # noqa: S608
-    return LoadReport(table.name, staged_rows, tuple(again), total.column("total")[0].as_py())
+    return LoadReport(table.name, counts, tuple(sorted(again)), total.column("total")[0].as_py())

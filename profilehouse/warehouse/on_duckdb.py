@@ -20,8 +20,9 @@ from profilehouse.warehouse.base import STAGED, Warehouse
 
 PATIENCE_SECONDS = 30.0
 RETRY_SECONDS = 0.1
+BUSY = "Could not set lock"
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
-    "memory_limit": "768MB",
+    "memory_limit": "512MB",
     "preserve_insertion_order": False,
 }
 """A year of purchases loads within the limit; what needs more is spilled beside the file."""
@@ -73,14 +74,14 @@ def _connect(file: Path, patience_seconds: float) -> duckdb.DuckDBPyConnection:
             try:
                 return duckdb.connect(file, config=CONFIG)
             except duckdb.IOException as error:
-                if "lock" not in str(error) or time.monotonic() >= deadline:
+                if BUSY not in str(error) or time.monotonic() >= deadline:
                     raise
             time.sleep(RETRY_SECONDS)
     except (duckdb.Error, OSError) as error:
         reason = str(error).split(". See also")[0].replace("\n", " ")
         remedy = (
             f"another process has had it for {patience_seconds:g} s: end it, or run again later"
-            if "lock" in reason
+            if BUSY in reason
             else "check PROFILEHOUSE_WAREHOUSE"
         )
         raise ProfilehouseError(f"warehouse {file} cannot be opened: {reason}; {remedy}") from error

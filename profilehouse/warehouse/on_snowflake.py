@@ -77,7 +77,7 @@ def stage_statements(file: Path, schema: pa.Schema) -> tuple[str, str, str]:
     path = str(file).replace("\\", "\\\\").replace("'", "\\'")
     return (
         f"CREATE OR REPLACE TEMPORARY TABLE {STAGED} ({columns})",
-        f"PUT 'file://{path}' @%{STAGED} AUTO_COMPRESS = FALSE",
+        f"PUT 'file://{path}' @%{STAGED} AUTO_COMPRESS = FALSE OVERWRITE = TRUE",
         f"COPY INTO {STAGED} ({names}) FROM (SELECT {picked} FROM @%{STAGED})"  # noqa: S608
         " FILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE)"
         " ON_ERROR = ABORT_STATEMENT PURGE = TRUE",

@@ -16,6 +16,22 @@ def delete_days(table: Contract, days: int) -> str:
     return f"DELETE FROM {table.name} WHERE delivered_on IN ({_marks(days)})"  # noqa: S608
 
 
+def lost_rows(fact: Contract, select: str, days: int) -> str:
+    """How many rows, delivered on a number of days, the query has no equal or better row for."""
+    keys = ", ".join(fact.primary_key)
+    return f"""
+SELECT COUNT(*) AS lost FROM {fact.name} LEFT JOIN (
+  SELECT {keys}, MIN(delivered_on) AS first_day FROM (
+{select}
+  ) AS delivered
+  GROUP BY {keys}
+) AS incoming
+ON {_same_key(fact)}
+WHERE {fact.name}.delivered_on IN ({_marks(days)})
+AND (incoming.first_day IS NULL OR incoming.first_day > {fact.name}.delivered_on)
+"""  # noqa: S608
+
+
 def merge(fact: Contract, select: str) -> str:
     """Bring in rows whose delivery days were removed before: one row a key, lowest position first.
 
@@ -32,7 +48,7 @@ MERGE INTO {fact.name} USING (
     PARTITION BY {", ".join(fact.primary_key)} ORDER BY {", ".join(POSITION)}
   ) = 1
 ) AS incoming
-ON {" AND ".join(f"{fact.name}.{key} = incoming.{key}" for key in fact.primary_key)}
+ON {_same_key(fact)}
 WHEN MATCHED AND incoming.delivered_on < {fact.name}.delivered_on THEN
   UPDATE SET {", ".join(f"{name} = incoming.{name}" for name in names)}
 WHEN NOT MATCHED THEN
@@ -76,6 +92,10 @@ def insert_values(table: Contract, rows: int) -> str:
 
 def _names(table: Contract) -> list[str]:
     return [column.name for column in table.columns]
+
+
+def _same_key(fact: Contract) -> str:
+    return " AND ".join(f"{fact.name}.{key} = incoming.{key}" for key in fact.primary_key)
 
 
 def _marks(count: int) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -122,6 +123,5 @@ def test_an_unknown_is_a_no(sql: str, value: int | None, holds: bool) -> None:
     ],
 )
 def test_anything_beyond_the_supported_part_of_sql_is_refused_by_name(sql: str, says: str) -> None:
-    with pytest.raises(ValueError, match="is not|compares|where") as refused:
+    with pytest.raises(ValueError, match=re.escape(says)):
         compile_predicate(sql, TYPES)
-    assert says in str(refused.value)

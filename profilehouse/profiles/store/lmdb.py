@@ -18,8 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
 import lmdb
 import msgspec
@@ -36,8 +38,7 @@ _PROFILES, _META = b"profiles", b"meta"
 class LmdbStore:
     """Profiles by user_id, read from the generation that is current at the first read.
 
-    A reader keeps its generation until it is closed, whatever is rebuilt meanwhile. LMDB lets a
-    process open a generation once: share the store between threads, close it when done.
+    A reader keeps its generation until it is closed, whatever is rebuilt meanwhile.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
@@ -64,9 +65,7 @@ class LmdbStore:
 
     def close(self) -> None:
         """Let go of the generation; the next read opens what is current then."""
-        if self._reader is not None:
-            self._reader.env.close()
-            self._reader = None
+        self._reader = None
 
     @property
     def generation(self) -> int:
@@ -91,6 +90,13 @@ class LmdbStore:
         with reader.env.begin(reader.profiles) as transaction:
             for key, row in transaction.cursor():
                 yield key.decode(), row
+
+    def __len__(self) -> int:
+        """The number of users."""
+        reader = self._opened()
+        with reader.env.begin(reader.profiles) as transaction:
+            users: int = transaction.stat(reader.profiles)["entries"]
+        return users
 
     def rebuild(self, rows: Iterable[tuple[str, bytes]], meta: Meta) -> int:
         """Write a new generation, make it current in one step and remove the old one.
@@ -126,8 +132,8 @@ class LmdbStore:
         if generation is None:
             raise ProfilehouseError(f"{self._folder}: no profile store here; rebuild the profiles")
         try:
-            reader = _Reader.open(self._path(generation), generation)
-        except (lmdb.Error, msgspec.DecodeError) as error:
+            reader = _shared_reader(self._path(generation), generation)
+        except (OSError, lmdb.Error, msgspec.DecodeError) as error:
             if self._current() != generation:
                 return self._open_current()
             raise ProfilehouseError(
@@ -135,7 +141,6 @@ class LmdbStore:
                 f" ({error}); rebuild the profiles"
             ) from error
         if reader.meta.fingerprint != self._fingerprint:
-            reader.env.close()
             raise ProfilehouseError(
                 f"{self._folder}: the profile store was folded by another declaration (version"
                 f" {reader.meta.version}, features since changed); rebuild the profiles"
@@ -186,8 +191,10 @@ class LmdbStore:
             yield
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, weakref_slot=True, slots=True)
 class _Reader:
+    """An open generation; LMDB closes it when nobody holds it any more."""
+
     env: lmdb.Environment
     profiles: Any
     generation: int
@@ -196,13 +203,24 @@ class _Reader:
     @classmethod
     def open(cls, path: Path, generation: int) -> _Reader:
         env = lmdb.open(str(path), max_dbs=2, readonly=True, create=False)
-        try:
-            with env.begin(env.open_db(_META, create=False)) as transaction:
-                meta = msgspec.json.decode(transaction.get(_META, b""), type=Meta)
-            return cls(env, env.open_db(_PROFILES, create=False), generation, meta)
-        except BaseException:
-            env.close()
-            raise
+        with env.begin(env.open_db(_META, create=False)) as transaction:
+            meta = msgspec.json.decode(transaction.get(_META, b""), type=Meta)
+        return cls(env, env.open_db(_PROFILES, create=False), generation, meta)
+
+
+_open_readers: WeakValueDictionary[tuple[int, int], _Reader] = WeakValueDictionary()
+_opening = Lock()
+
+
+def _shared_reader(path: Path, generation: int) -> _Reader:
+    """The process's one reader of a generation: LMDB forbids to open a file twice."""
+    with _opening:
+        file = (path / "data.mdb").stat()
+        reader = _open_readers.get((file.st_dev, file.st_ino))
+        if reader is None:
+            reader = _Reader.open(path, generation)
+            _open_readers[file.st_dev, file.st_ino] = reader
+        return reader
 
 
 def _write(path: Path, rows: Iterable[tuple[str, bytes]], meta: Meta) -> None:

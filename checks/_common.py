@@ -1,0 +1,93 @@
+"""What checks share: a result of the engine as Dagster shows it, and the days a check looks at."""
+
+from collections.abc import Collection
+from datetime import date, timedelta
+
+import dagster as dg
+
+from profilehouse.contracts import Severity
+from profilehouse.quality.result import CheckResult
+from profilehouse.quality.rules import Rule
+from profilehouse.quality.sql import Reference
+
+SEVERITIES: dict[Severity, dg.AssetCheckSeverity] = {
+    "error": dg.AssetCheckSeverity.ERROR,
+    "warning": dg.AssetCheckSeverity.WARN,
+}
+
+
+def spec(
+    key: dg.AssetKey, name: str, description: str, severity: Severity, *deps: dg.AssetKey
+) -> dg.AssetCheckSpec:
+    """A check as the UI lists it; a failing one of severity error stops what is downstream."""
+    return dg.AssetCheckSpec(
+        name,
+        asset=key,
+        description=f"{description}.",
+        blocking=severity == "error",
+        additional_deps=deps or None,
+    )
+
+
+def rule_specs(
+    key: dg.AssetKey, rules: Collection[Rule | Reference], *deps: dg.AssetKey
+) -> list[dg.AssetCheckSpec]:
+    """The checks of row rules or references of one asset."""
+    return [
+        spec(
+            key,
+            rule.name,
+            rule.description
+            if isinstance(rule, Rule)
+            else f"Every {rule.column} is a {rule.target} of {rule.table}",
+            rule.severity,
+            *deps,
+        )
+        for rule in rules
+    ]
+
+
+def reported(key: dg.AssetKey, result: CheckResult) -> dg.AssetCheckResult:
+    """What a check found: numbers at the top, so that the UI plots them, then words and a sample."""
+    metadata: dict[str, dg.MetadataValue] = {
+        name: dg.MetadataValue.float(float(value)) for name, value in result.numbers.items()
+    }
+    metadata |= {
+        "failing": dg.MetadataValue.int(result.failing),
+        "total": dg.MetadataValue.int(result.total),
+        "expected": dg.MetadataValue.text(result.expected),
+        "observed": dg.MetadataValue.text(result.observed),
+        "state": dg.MetadataValue.text(result.state),
+    }
+    if result.sample:
+        columns = list(dict.fromkeys(name for row in result.sample for name in row))
+        metadata["sample"] = dg.MetadataValue.table(
+            records=[
+                dg.TableRecord({name: row.get(name, "") for name in columns})
+                for row in result.sample
+            ],
+            schema=dg.TableSchema([dg.TableColumn(name) for name in columns]),
+        )
+    if not result.passed:
+        metadata["what to do"] = dg.MetadataValue.text(result.remedy)
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name=result.name,
+        passed=result.passed,
+        severity=SEVERITIES[result.severity],
+        description=result.observed
+        if result.passed
+        else f"{result.observed}. To do: {result.remedy}.",
+        metadata=metadata,
+    )
+
+
+def days_looked_at(context: dg.AssetCheckExecutionContext, landed: Collection[date]) -> list[date]:
+    """The run's delivery days, or the newest landed one where the run is for no day."""
+    tags = context.run.tags
+    first = tags.get("dagster/asset_partition_range_start") or tags.get("dagster/partition")
+    last = tags.get("dagster/asset_partition_range_end") or first
+    if first is None or last is None:
+        return [max(landed)] if landed else []
+    start, end = date.fromisoformat(first), date.fromisoformat(last)
+    return [start + timedelta(days=n) for n in range((end - start).days + 1)]

@@ -1,0 +1,281 @@
+"""Consistency: what was delivered, landed, loaded and served is the same, row by row and cent by
+cent; what refers to another table finds it there; both kinds of profile agree.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import date
+
+import dagster as dg
+import pyarrow as pa
+
+from assets.warehouse import POOL, TOPICS
+from checks._common import days_looked_at, reported, rule_specs, spec
+from profilehouse.contracts import Contract, contract, contracts_of
+from profilehouse.events.build import EVENT_SOURCES
+from profilehouse.lake import Lake
+from profilehouse.platform import Platform
+from profilehouse.profiles.agreement import Agreement, compare
+from profilehouse.profiles.features import load_declaration
+from profilehouse.quality.reconcile import reconcile
+from profilehouse.quality.result import CheckResult, sample_of
+from profilehouse.quality.sql import Reference, arrow_source, check_references, references_of
+from profilehouse.sources.landing import records
+from profilehouse.warehouse import Warehouse
+
+ACCOUNTED = "every_record_is_landed_or_a_dead_letter"
+REPEATED = "no_delivery_repeats_another"
+BUILT = "every_landed_record_is_an_event"
+MONEY_BUILT = "money_of_events_is_that_of_records"
+LOADED = "every_event_is_one_fact"
+MONEY_LOADED = "money_of_facts_is_that_of_events"
+AGREE = "store_and_warehouse_agree"
+
+KNOWN_GAPS = {
+    "fct_purchase": (Reference("content_key", "dim_content", "content_key", "warning"),),
+    "fct_interaction": (),
+}
+"""References that real data breaks: worth a warning, no reason to stop."""
+DAYS_AT_ONCE = 92
+"""Days of records read together, to bound memory."""
+
+
+def consistency_checks() -> list[dg.AssetChecksDefinition]:
+    """For each source, the events, each fact with its references, and the profiles."""
+    return [
+        *(_accounts(source) for source in contracts_of("sources")),
+        _events(),
+        *(_facts(contract(table)) for table in TOPICS),
+        *(_references(contract(table)) for table in TOPICS),
+        _profiles(),
+    ]
+
+
+def _accounts(source: Contract) -> dg.AssetChecksDefinition:
+    key = dg.AssetKey(["lake", source.name])
+    accounted = f"Every record of {source.name} is in the lake or a dead letter"
+    repeated = f"No two files of {source.name} are the same"
+
+    @dg.multi_asset_check(
+        specs=[spec(key, ACCOUNTED, accounted, "error"), spec(key, REPEATED, repeated, "warning")],
+        name=f"accounts_of_{source.name}",
+    )
+    def accounts_of_source(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
+        lake = platform.lake()
+        deliveries = lake.read("deliveries", topic=source.name).to_pylist()
+        rows = lake.days(source.name)
+        yield reported(
+            key,
+            reconcile(
+                ACCOUNTED,
+                accounted,
+                {row["delivered_on"]: row["records"] for row in deliveries},
+                {
+                    row["delivered_on"]: rows.get(row["delivered_on"], 0) + row["dead_letters"]
+                    for row in deliveries
+                },
+                f"materialize these days of lake/{source.name} again",
+            ),
+        )
+        yield reported(key, no_delivery_repeats_another(source, deliveries))
+
+    return accounts_of_source
+
+
+def no_delivery_repeats_another(
+    source: Contract, deliveries: list[Mapping[str, object]]
+) -> CheckResult:
+    """Whether two days were landed from the same bytes; empty files do not count."""
+    first: dict[object, object] = {}
+    repeated = []
+    for row in sorted(deliveries, key=lambda row: str(row["delivered_on"])):
+        if not row["records"]:
+            continue
+        day = first.setdefault(row["sha256"], row["delivered_on"])
+        if day != row["delivered_on"]:
+            repeated.append({"delivered_on": row["delivered_on"], "same_as": day})
+    return CheckResult(
+        name=REPEATED,
+        state="failed" if repeated else "passed",
+        severity="warning",
+        description=f"no two files of {source.name} are the same",
+        expected="each file differs from all others",
+        observed=f"{len(repeated)} of {len(deliveries)} files repeat an earlier day's",
+        failing=len(repeated),
+        total=len(deliveries),
+        remedy=f"ask {source.owner} which day the file is for, and deliver the other one",
+        sample=sample_of(repeated, ()),
+        numbers={"repeated_files": len(repeated), "files": len(deliveries)},
+    )
+
+
+def _events() -> dg.AssetChecksDefinition:
+    key = dg.AssetKey(["lake", "events"])
+    built = "Every landed record is an event"
+    money = "The value of purchase events is that of the records, to the cent"
+
+    @dg.multi_asset_check(
+        specs=[spec(key, BUILT, built, "error"), spec(key, MONEY_BUILT, money, "error")],
+        name="accounts_of_events",
+    )
+    def accounts_of_events(
+        context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> Iterator[dg.AssetCheckResult]:
+        lake = platform.lake()
+        days = days_looked_at(context, lake.days("events"))
+        landed = {
+            f"{topic} {day}": count
+            for topic in EVENT_SOURCES
+            for day, count in lake.days(topic).items()
+            if day in set(days)
+        }
+        events = _events_by_day(lake, days)
+        remedy = "materialize these days of lake/events again"
+        counts = {f"{row['topic']} {row['delivered_on']}": row["events"] for row in events}
+        yield reported(key, reconcile(BUILT, built, landed, counts, remedy))
+        cents = {row["delivered_on"]: row["cents"] for row in events if row["topic"] == "purchases"}
+        yield reported(key, reconcile(MONEY_BUILT, money, _record_cents(lake, days), cents, remedy))
+
+    return accounts_of_events
+
+
+def _events_by_day(lake: Lake, days: list[date]) -> list[dict[str, object]]:
+    rows = lake.read("events", columns=["topic", "delivered_on", "value_cents"], days=days)
+    with arrow_source({"events": rows}) as source:
+        return source.query(
+            "SELECT topic, delivered_on, COUNT(*) AS events,"
+            " CAST(COALESCE(SUM(value_cents), 0) AS BIGINT) AS cents"
+            " FROM events GROUP BY topic, delivered_on"
+        ).to_pylist()
+
+
+def _record_cents(lake: Lake, days: list[date]) -> dict[date, int]:
+    """Cents of the landed purchases by day, from the records themselves."""
+    cents: dict[date, int] = {}
+    for start in range(0, len(days), DAYS_AT_ONCE):
+        rows = records(contract("purchases"), lake, days[start : start + DAYS_AT_ONCE])
+        with arrow_source({"purchases": rows}) as source:
+            for row in source.query(
+                "SELECT delivered_on, CAST(SUM(ROUND(sales_value * 100)) AS BIGINT) AS cents"
+                " FROM purchases GROUP BY delivered_on"
+            ).to_pylist():
+                cents[row["delivered_on"]] = row["cents"]
+    return cents
+
+
+def _facts(table: Contract) -> dg.AssetChecksDefinition:
+    key = dg.AssetKey(["warehouse", table.name])
+    loaded = f"Every event of {' and '.join(TOPICS[table.name])} is one row of {table.name}"
+    money = "The value of the facts is that of the events, to the cent"
+    has_money = any(column.name == "value_cents" for column in table.columns)
+    specs = [spec(key, LOADED, loaded, "error")]
+    if has_money:
+        specs.append(spec(key, MONEY_LOADED, money, "error"))
+
+    @dg.multi_asset_check(specs=specs, name=f"accounts_of_{table.name}", pool=POOL)
+    def accounts_of_fact(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
+        events = _distinct_events(platform.lake(), table.name)
+        with platform.warehouse() as warehouse:
+            facts = _facts_by_day(warehouse, table.name, has_money)
+        remedy = f"materialize these days of warehouse/{table.name} again"
+        expected, observed = (
+            {row["delivered_on"]: row["events"] for row in rows} for rows in (events, facts)
+        )
+        yield reported(key, reconcile(LOADED, loaded, expected, observed, remedy))
+        if has_money:
+            expected, observed = (
+                {row["delivered_on"]: row["cents"] for row in rows} for rows in (events, facts)
+            )
+            yield reported(key, reconcile(MONEY_LOADED, money, expected, observed, remedy))
+
+    return accounts_of_fact
+
+
+def _distinct_events(lake: Lake, table: str) -> list[dict[str, object]]:
+    """Events and cents a day; of duplicates the lowest position counts, as in the facts."""
+    columns = ["event_id", "topic", "delivered_on", "line", "value_cents"]
+    rows = pa.concat_tables(
+        lake.read("events", columns=columns, topic=topic) for topic in TOPICS[table]
+    )
+    with arrow_source({"events": rows}) as source:
+        return source.query(
+            "SELECT delivered_on, COUNT(*) AS events,"
+            " CAST(COALESCE(SUM(value_cents), 0) AS BIGINT) AS cents FROM ("
+            "SELECT delivered_on, value_cents FROM events QUALIFY ROW_NUMBER() OVER"
+            " (PARTITION BY event_id ORDER BY delivered_on, topic, line) = 1"
+            ") AS counted GROUP BY delivered_on"
+        ).to_pylist()
+
+
+def _facts_by_day(warehouse: Warehouse, table: str, has_money: bool) -> list[dict[str, object]]:
+    cents = ", CAST(SUM(value_cents) AS BIGINT) AS cents" if has_money else ""
+    return warehouse.query(
+        f"SELECT delivered_on, COUNT(*) AS events{cents} FROM {table} GROUP BY delivered_on"  # noqa: S608
+    ).to_pylist()
+
+
+def _references(table: Contract) -> dg.AssetChecksDefinition:
+    key = dg.AssetKey(["warehouse", table.name])
+    references = [*references_of(table), *KNOWN_GAPS[table.name]]
+    dimensions = {dg.AssetKey(["warehouse", reference.table]) for reference in references}
+
+    @dg.multi_asset_check(
+        specs=rule_specs(key, references, *dimensions),
+        name=f"references_of_{table.name}",
+        pool=POOL,
+    )
+    def references_of_fact(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
+        with platform.warehouse() as warehouse:
+            results = check_references(table, references, warehouse)
+        for result in results:
+            yield reported(key, result)
+
+    return references_of_fact
+
+
+def _profiles() -> dg.AssetChecksDefinition:
+    key = dg.AssetKey(["profiles", "profile_store"])
+    table = dg.AssetKey(["warehouse", "profile"])
+    agree = "Store and warehouse have the same profile of every user"
+
+    @dg.multi_asset_check(
+        specs=[spec(key, AGREE, agree, "error", table)], name="profiles_agree", pool=POOL
+    )
+    def profiles_agree(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
+        declaration = load_declaration()
+        with platform.warehouse() as warehouse:
+            rows = warehouse.query("SELECT * FROM profile")
+        as_of = max(rows.column("as_of").to_pylist())
+        with platform.profile_store(declaration) as store:
+            agreement = compare(store, declaration, rows, as_of)
+        yield reported(key, store_and_warehouse_agree(agreement, as_of))
+
+    return profiles_agree
+
+
+def store_and_warehouse_agree(agreement: Agreement, as_of: date) -> CheckResult:
+    """What a comparison of both kinds of profile means."""
+    return CheckResult(
+        name=AGREE,
+        state="failed" if agreement.differing else "passed",
+        severity="error",
+        description="store and warehouse have the same profile of every user",
+        expected=f"the same profile of {agreement.users:,} users on both sides",
+        observed=f"{agreement.differing:,} of {agreement.users:,} users differ as of {as_of}",
+        failing=agreement.differing,
+        total=agreement.users,
+        remedy="materialize warehouse/profile and profiles/profile_store again; if they still"
+        " differ, one of the two was folded from other events",
+        sample=sample_of(
+            (
+                {
+                    "user_key": difference.user_key,
+                    "column": difference.column,
+                    "store": difference.store,
+                    "warehouse": difference.warehouse,
+                }
+                for difference in agreement.sample
+            ),
+            ("user_key",),
+        ),
+        numbers={"differing_users": agreement.differing, "users": agreement.users},
+    )

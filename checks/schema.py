@@ -1,0 +1,78 @@
+"""Schema: every table has its contract's columns, every row satisfies its contract's row rules.
+
+Landed slices are checked by Great Expectations; the warehouse's tables, whole, by one generated
+SQL statement each.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import dagster as dg
+
+from assets.warehouse import POOL
+from checks._common import days_looked_at, reported, rule_specs, spec
+from profilehouse.contracts import Contract, contracts_of
+from profilehouse.events.build import EVENT_SOURCES
+from profilehouse.platform import Platform
+from profilehouse.profiles.features import load_declaration, profile_contract
+from profilehouse.quality.rules import Rule, Unique, row_rules
+from profilehouse.quality.sql import check_rows, columns_of, schema_difference
+from profilehouse.sources.landing import records
+
+COLUMNS = "columns_are_those_of_the_contract"
+
+
+def schema_checks() -> list[dg.AssetChecksDefinition]:
+    """For each source's landed records and each table of the warehouse."""
+    tables = [*contracts_of("warehouse"), profile_contract(load_declaration())]
+    return [
+        *(_landed_records(source) for source in contracts_of("sources")),
+        *(_table(table) for table in tables if table.name != "load_ledger"),
+    ]
+
+
+def _landed_records(source: Contract) -> dg.AssetChecksDefinition:
+    key = dg.AssetKey(["lake", source.name])
+    rules = _rules_of_records(source)
+
+    @dg.multi_asset_check(specs=rule_specs(key, rules), name=f"records_of_{source.name}")
+    def landed_records(
+        context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> Iterator[dg.AssetCheckResult]:
+        from profilehouse.quality.gx import check_table  # noqa: PLC0415
+
+        lake = platform.lake()
+        days = lake.days(source.name)
+        if source.name in EVENT_SOURCES:
+            days = days_looked_at(context, days)
+        rows = records(source, lake, days)
+        for result in check_table(source, rules, rows, keys=("delivered_on", "line")):
+            yield reported(key, result)
+
+    return landed_records
+
+
+def _rules_of_records(source: Contract) -> list[Rule]:
+    """A key delivered twice is only worth a warning: facts and dimensions keep one of the two."""
+    return [
+        replace(rule, severity="warning") if isinstance(rule.test, Unique) else rule
+        for rule in row_rules(source, within=("delivered_on",))
+    ]
+
+
+def _table(table: Contract) -> dg.AssetChecksDefinition:
+    key = dg.AssetKey(["warehouse", table.name])
+    rules = row_rules(table)
+    columns = spec(key, COLUMNS, f"{table.name} has the columns of its contract", "error")
+
+    @dg.multi_asset_check(
+        specs=[columns, *rule_specs(key, rules)], name=f"rows_of_{table.name}", pool=POOL
+    )
+    def rows_of_table(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
+        with platform.warehouse() as warehouse:
+            schema = columns_of(warehouse, table.name)
+            results = [schema_difference(table, schema), *check_rows(table, rules, warehouse)]
+        for result in results:
+            yield reported(key, result)
+
+    return rows_of_table

@@ -1,0 +1,263 @@
+"""`make demo`: a real retailer's year, from its files to checked profiles, then the Dagster UI."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from profilehouse.contracts import contracts_of
+from profilehouse.errors import ProfilehouseError
+from profilehouse.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from profilehouse.sources.retailer import Delivered
+
+ROOT = Path(__file__).resolve().parent.parent
+console = Console(highlight=False, soft_wrap=True)
+
+
+@click.command()
+@click.option("--serve/--no-serve", default=True, help="Serve the Dagster UI at the end.")
+@click.option("--port", default=3000, show_default=True, help="First port to try for the UI.")
+def main(serve: bool, port: int) -> None:
+    """Build the platform on The Complete Journey's year and show it."""
+    os.chdir(ROOT)
+    started = time.monotonic()
+    try:
+        delivered = _deliver()
+        settings = _remember(delivered)
+        _load(settings, delivered)
+        _summarise(settings)
+    except ProfilehouseError as error:
+        console.print(f"[red]{error}[/red]")
+        sys.exit(1)
+    console.print(f"Done in {time.monotonic() - started:.0f} s.")
+    if serve:
+        _serve(port)
+
+
+def _deliver() -> Delivered:
+    """The retailer's files, written once; the shift of the dates stays that of the first run."""
+    from profilehouse.sources.retailer import CHANGE_RULE, TIMEZONE, deliver_year  # noqa: PLC0415
+
+    with _bar() as bar:
+        task = bar.add_task("Delivering the retailer's files", total=None)
+        delivered = deliver_year(
+            Path(load_settings().sources),
+            TIMEZONE,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    console.print(
+        f"The Complete Journey ({delivered.origin}): the retailer's 2017, all dates"
+        f" {delivered.weeks_shifted} weeks later, so that its business days are"
+        f" {delivered.first_day} to {delivered.last_day} ({delivered.timezone})."
+        f" {delivered.files} files, {sum(delivered.records.values()):,} records."
+    )
+    console.print(
+        f"The real data has no changes of demographics; the demo adds some. {CHANGE_RULE}"
+    )
+    return delivered
+
+
+def _remember(delivered: Delivered) -> Settings:
+    """Write the demo's settings to .env, where Dagster's commands and profilehouse read them."""
+    environment = {
+        "DAGSTER_HOME": str(ROOT),
+        "PROFILEHOUSE_TIMEZONE": delivered.timezone,
+        "PROFILEHOUSE_FIRST_DAY": delivered.first_day.isoformat(),
+    }
+    lines = [f"{name}={value}\n" for name, value in environment.items()]
+    Path(".env").write_text("".join(["# Written by make demo.\n", *lines]), "utf-8")
+    os.environ |= environment
+    return load_settings()
+
+
+def _load(settings: Settings, delivered: Delivered) -> None:
+    """Run the daily job once for the whole year, unless everything delivered is loaded."""
+    import dagster as dg  # noqa: PLC0415
+
+    from platform_defs.build import build_defs  # noqa: PLC0415
+
+    from platform_defs.schedules import DAILY_JOB  # noqa: PLC0415
+
+    days = [
+        delivered.first_day + timedelta(days=n)
+        for n in range((delivered.last_day - delivered.first_day).days + 1)
+    ]
+    with dg.DagsterInstance.get() as instance:
+        if not _is_new(settings, instance, days):
+            console.print(f"Nothing new: all {len(days)} days are loaded and checked.")
+            return
+        job = build_defs(settings).resolve_job_def(DAILY_JOB)
+        run_id = str(uuid4())
+        with _bar() as bar:
+            steps = len(job.graph.nodes)
+            task = bar.add_task("Dagster plans the run (an entry for each day)", total=steps)
+
+            def show(entry: dg.EventLogEntry) -> None:
+                event = entry.dagster_event
+                if event is None or event.step_key is None:
+                    return
+                if event.is_step_start:
+                    bar.update(task, description=event.step_key.replace("__", "/"))
+                elif event.is_step_success or event.is_step_failure or event.is_step_skipped:
+                    bar.advance(task)
+
+            instance.add_event_listener(run_id, show)
+            result = job.execute_in_process(
+                instance=instance,
+                run_id=run_id,
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                tags={
+                    "dagster/asset_partition_range_start": days[0].isoformat(),
+                    "dagster/asset_partition_range_end": days[-1].isoformat(),
+                },
+                raise_on_error=False,
+            )
+        if not result.success:
+            failures = [
+                f"{event.step_key}: {event.step_failure_data.error_display_string.splitlines()[0]}"
+                for event in result.all_events
+                if event.is_step_failure
+            ]
+            console.print("[red]The run failed. " + " | ".join(failures) + "[/red]")
+
+
+def _is_new(settings: Settings, instance: dg.DagsterInstance, days: list[date]) -> bool:
+    """Whether a delivery is not in the lake as it lies in the folder, or a day is not loaded."""
+    import dagster as dg  # noqa: PLC0415
+
+    from profilehouse.platform import Platform  # noqa: PLC0415
+    from profilehouse.sources.deliveries import fingerprint  # noqa: PLC0415
+    from profilehouse.sources.landing import delivered  # noqa: PLC0415
+
+    last = instance.get_latest_materialization_event(dg.AssetKey(["profiles", "profile_store"]))
+    loaded = instance.get_materialized_partitions(dg.AssetKey(["warehouse", "fct_purchase"]))
+    if last is None or any(day.isoformat() not in loaded for day in days):
+        return True
+    platform = Platform(settings)
+    folder, lake = platform.sources(), platform.lake()
+    for source in contracts_of("sources"):
+        landed = delivered(lake, source.name)
+        for day, name in folder.deliveries(source).files.items():
+            if landed.get(day) != fingerprint(source, folder.read(source, name)):
+                return True
+    return False
+
+
+def _summarise(settings: Settings) -> None:
+    """Rows of each table, then what the checks say."""
+    import dagster as dg  # noqa: PLC0415
+
+    from platform_defs.build import build_defs  # noqa: PLC0415
+    from profilehouse.platform import Platform  # noqa: PLC0415
+
+    platform = Platform(settings)
+    lake = platform.lake()
+    tables = Table("table", "rows", title="What is there", title_justify="left")
+    tables.columns[1].justify = "right"
+    for contract in (*contracts_of("sources"), *contracts_of("lake")):
+        if contract.name != "raw":
+            tables.add_row(f"lake.{contract.name}", f"{sum(lake.days(contract.name).values()):,}")
+    with platform.warehouse() as warehouse:
+        for table in (*contracts_of("warehouse"), "profile"):
+            name = table if isinstance(table, str) else table.name
+            [rows] = warehouse.query(f"SELECT COUNT(*) AS n FROM {name}").to_pylist()  # noqa: S608
+            tables.add_row(f"warehouse.{name}", f"{rows['n']:,}")
+    console.print(tables)
+
+    keys = build_defs(settings).resolve_asset_graph().asset_check_keys
+    passed, troubles, silent = 0, [], []
+    with dg.DagsterInstance.get() as instance:
+        latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(sorted(keys))
+    for key in sorted(keys):
+        record = latest.get(key)
+        evaluation = record.evaluation if record else None
+        if evaluation is None:
+            silent.append(key)
+        elif evaluation.passed:
+            passed += 1
+        else:
+            troubles.append((key, evaluation))
+    warned = sum(e.severity == dg.AssetCheckSeverity.WARN for _, e in troubles)
+    console.print(
+        f"Checks: {passed} passed, {warned} warned, {len(troubles) - warned} failed"
+        + (f", {len(silent)} did not run" if silent else "")
+    )
+    for key, evaluation in troubles:
+        colour = "yellow" if evaluation.severity == dg.AssetCheckSeverity.WARN else "red"
+        console.print(
+            f"  [{colour}]{evaluation.severity.value}[/{colour}]"
+            f" {key.asset_key.to_user_string()} {key.name}: {evaluation.description}"
+        )
+    for key in silent:
+        console.print(f"  [red]DID NOT RUN[/red] {key.asset_key.to_user_string()} {key.name}")
+
+
+def _serve(first_port: int) -> None:
+    """Serve the UI, with the daemon for schedules and sensors, until interrupted."""
+    port = _free_port(first_port)
+    command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:  # noqa: S603
+        try:
+            with console.status("Starting the Dagster UI"):
+                while server.poll() is None and not _answers(port):
+                    time.sleep(0.5)
+            if server.poll() is not None:
+                raise ProfilehouseError(
+                    f"the Dagster UI ended; run `{' '.join(command)}` to see why"
+                )
+            console.print(
+                f"Dagster UI: http://127.0.0.1:{port}/asset-groups"
+                " (lineage of all assets; each asset has its checks, columns and row counts)."
+                "\nA profile: .venv/bin/profilehouse profile get 1."
+                " Ctrl-C stops the UI; `make demo` starts it again."
+            )
+            server.wait()
+        except KeyboardInterrupt:
+            server.terminate()
+
+
+def _free_port(first: int) -> int:
+    for port in range(first, first + 100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    raise ProfilehouseError(f"no free port from {first} on: say --port")
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    with Progress(
+        TextColumn("{task.description:45}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    ) as progress:
+        yield progress
+
+
+if __name__ == "__main__":
+    main()

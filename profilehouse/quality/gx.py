@@ -1,0 +1,257 @@
+"""Row rules as a Great Expectations suite, over an Arrow table or pushed down to Snowflake.
+
+Counts are the same as those of the generated SQL (sql.py), which also finds the samples. Great
+Expectations and pandas take seconds to import, so they are imported when a suite is run.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+
+from profilehouse.contracts import Contract
+from profilehouse.errors import ProfilehouseError
+from profilehouse.quality.result import CheckResult
+from profilehouse.quality.rules import (
+    Between,
+    Holds,
+    InSet,
+    Matches,
+    Present,
+    Rule,
+    Unique,
+    python_pattern,
+)
+from profilehouse.quality.sql import (
+    ArrowSource,
+    Counts,
+    arrow_source,
+    rows_in,
+    run_rules,
+    type_name,
+)
+
+ANALYTICS = "GX_ANALYTICS_ENABLED"
+"""The environment variable by which Great Expectations sends no usage statistics."""
+COLLECT_BYTES = 2**26
+"""From this size of a table on, the reference cycles that hold it afterwards are freed at once."""
+
+
+def check_table(
+    contract: Contract, rules: Sequence[Rule], table: pa.Table, keys: Sequence[str] = ()
+) -> list[CheckResult]:
+    """Check the rows of an Arrow table, for example a newly landed slice.
+
+    Args:
+        contract: of the dataset.
+        rules: of that contract.
+        table: the rows; it may have further columns.
+        keys: columns that say which row fails, by default the primary key.
+
+    Returns:
+        As profilehouse.quality.sql.check_rows.
+
+    Raises:
+        ProfilehouseError: when Great Expectations could not evaluate a rule.
+    """
+    name, keys = contract.name, keys or contract.primary_key
+    with arrow_source({name: table}) as source:
+
+        def count(runnable: Sequence[Rule], rows: str) -> Counts:
+            return table.num_rows, _count_in_pandas(runnable, table, source, rows)
+
+        results = run_rules(contract, rules, source, name, keys, count)
+    if table.nbytes > COLLECT_BYTES:
+        gc.collect()
+    return results
+
+
+def check_snowflake(
+    contract: Contract,
+    rules: Sequence[Rule],
+    url: str,
+    table: str | None = None,
+    keys: Sequence[str] = (),
+    connect_args: Mapping[str, Any] | None = None,
+) -> list[CheckResult]:
+    """Check a whole Snowflake table where it is; only counts and samples leave Snowflake.
+
+    Args:
+        contract: of the dataset.
+        rules: of that contract.
+        url: `snowflake://USER:PASSWORD@ACCOUNT/DATABASE/SCHEMA?warehouse=W&role=R`, as
+            snowflake-sqlalchemy reads it.
+        table: its name there, by default the contract's.
+        keys: columns that say which row fails, by default the primary key.
+        connect_args: further arguments of the connector, for example host and port.
+
+    Returns:
+        As profilehouse.quality.sql.check_rows.
+
+    Raises:
+        ProfilehouseError: when Snowflake cannot be reached, or Great Expectations could not
+            evaluate a rule.
+    """
+    from profilehouse.warehouse.on_snowflake import SnowflakeWarehouse  # noqa: PLC0415
+
+    name, keys = table or contract.name, keys or contract.primary_key
+    datasource = _snowflake(url, connect_args or {})
+    connection = datasource.get_engine().raw_connection()
+    try:
+        source = SnowflakeWarehouse(connection.driver_connection, Path())
+
+        def count(runnable: Sequence[Rule], rows: str) -> Counts:
+            asset = datasource.add_query_asset(name, _query(runnable, rows))
+            batch = asset.add_batch_definition_whole_table("all").get_batch()
+            return rows_in(source, rows), _count(runnable, batch)
+
+        return run_rules(contract, rules, source, name, keys, count)
+    finally:
+        connection.close()
+        datasource.get_engine().dispose()
+
+
+def _count_in_pandas(
+    rules: Sequence[Rule], table: pa.Table, source: ArrowSource, rows: str
+) -> dict[str, int]:
+    import pandas as pd  # noqa: PLC0415
+
+    columns = {name: _series(table[name]) for name in _read(rules)}
+    if held := _held(rules):
+        answers = source.query(f"SELECT {', '.join(held)} FROM {rows}")  # noqa: S608
+        columns |= {name: _series(answers[name]) for name in answers.column_names}
+    frame = pd.DataFrame(columns, copy=False)
+    datasource = _context().data_sources.add_pandas("pandas")
+    definition = datasource.add_dataframe_asset("rows").add_batch_definition_whole_dataframe("all")
+    # Great Expectations filters the whole frame anew for every rule; so that costs no copies.
+    with pd.option_context("mode.copy_on_write", True):
+        return _count(rules, definition.get_batch({"dataframe": frame}), python_pattern)
+
+
+def _count(
+    rules: Sequence[Rule], batch: Any, pattern: Callable[[str], str] = str
+) -> dict[str, int]:
+    """How many rows of a batch fail each rule; `pattern` translates patterns for its engine."""
+    import great_expectations as gx  # noqa: PLC0415
+
+    expectations = [_expectation(rule, f"rule_{i}", pattern) for i, rule in enumerate(rules)]
+    outcome = batch.validate(
+        gx.ExpectationSuite(name="rules", expectations=expectations),
+        result_format={"result_format": "BASIC", "partial_unexpected_count": 0},
+    )
+    counts = {}
+    for found in outcome.results:
+        name = found.expectation_config.meta["rule"]
+        if "unexpected_count" not in found.result:
+            raise ProfilehouseError(
+                f"Great Expectations could not evaluate {name}: {_reason(found.exception_info)}"
+            )
+        counts[name] = int(found.result["unexpected_count"])
+    return counts
+
+
+def _expectation(rule: Rule, answer: str, read: Callable[[str], str]) -> Any:
+    """The expectation that says the same as a rule; an expression's answers are in a column."""
+    gxe: Any = import_module("great_expectations.expectations")
+    kind: Any
+    options: dict[str, Any]
+    match rule.test:
+        case Present(column):
+            kind, options = gxe.ExpectColumnValuesToNotBeNull, {"column": column}
+        case Between(column, minimum, maximum):
+            kind = gxe.ExpectColumnValuesToBeBetween
+            options = {"column": column, "min_value": minimum, "max_value": maximum}
+        case InSet(column, values):
+            kind = gxe.ExpectColumnValuesToBeInSet
+            options = {"column": column, "value_set": [*values]}
+        case Matches(column, pattern):
+            kind = gxe.ExpectColumnValuesToMatchRegex
+            options = {"column": column, "regex": read(pattern)}
+        case Unique((column,)):
+            kind, options = gxe.ExpectColumnValuesToBeUnique, {"column": column}
+        case Unique(columns):
+            kind = gxe.ExpectCompoundColumnsToBeUnique
+            options = {"column_list": [*columns], "ignore_row_if": "any_value_is_missing"}
+        case Holds():
+            kind = gxe.ExpectColumnValuesToBeInSet
+            options = {"column": answer, "value_set": [True]}
+    return kind(**options, meta={"rule": rule.name})
+
+
+def _reason(exceptions: Mapping[str, Any]) -> str:
+    """Why an expectation was not evaluated; there may be one exception or some by metric."""
+    found = [exceptions] if "exception_message" in exceptions else exceptions.values()
+    return " ".join("; ".join(str(e["exception_message"]) for e in found).split())
+
+
+def _held(rules: Sequence[Rule]) -> list[str]:
+    """The answers to the rules that are expressions, as columns of a SELECT."""
+    return [
+        f"({rule.test.expression}) AS rule_{i}"
+        for i, rule in enumerate(rules)
+        if isinstance(rule.test, Holds)
+    ]
+
+
+def _read(rules: Sequence[Rule]) -> list[str]:
+    """The columns that the other rules read."""
+    names = (rule.columns for rule in rules if not isinstance(rule.test, Holds))
+    return list(dict.fromkeys(chain.from_iterable(names)))
+
+
+def _query(rules: Sequence[Rule], rows: str) -> str:
+    """What a suite over SQL reads, with colons that SQLAlchemy does not take for parameters."""
+    select = f"SELECT {', '.join(_read(rules) + _held(rules))} FROM {rows}"  # noqa: S608
+    return re.sub(r"(?<![:\w\\]):(?=\w)", r"\:", select)
+
+
+def _series(column: pa.ChunkedArray) -> Any:
+    """A column for pandas: of NumPy's types where the expectations are vectorised for them.
+
+    Integers with nulls, which NumPy would make floating, and all that is not a number stay in
+    Arrow.
+    """
+    import pandas as pd  # noqa: PLC0415
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    elif type_name(column.type) == "integer":
+        column = column.cast(pa.int64())
+    whole = pa.types.is_integer(column.type) and not column.null_count
+    if whole or pa.types.is_floating(column.type):
+        return column.to_pandas()
+    return pd.Series(pd.arrays.ArrowExtensionArray(column))
+
+
+def _context() -> Any:
+    """A Great Expectations context that leaves no files and tells nobody."""
+    os.environ[ANALYTICS] = "False"
+    import great_expectations as gx  # noqa: PLC0415
+
+    context: Any = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+    return context
+
+
+def _snowflake(url: str, connect_args: Mapping[str, Any]) -> Any:
+    try:
+        return _context().data_sources.add_snowflake(
+            "snowflake", connection_string=url, kwargs={"connect_args": {**connect_args}}
+        )
+    except Exception as error:
+        cause = " ".join(str(error.__cause__ or error).split())
+        if password := urlsplit(url).password:
+            cause = cause.replace(password, "***")
+        raise ProfilehouseError(
+            f"Great Expectations cannot connect to Snowflake: {cause};"
+            " check PROFILEHOUSE_WAREHOUSE and its credentials"
+        ) from error

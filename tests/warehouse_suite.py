@@ -1,0 +1,642 @@
+"""What every warehouse does, whatever the engine: one class of tests, run by a module per engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from profilehouse.contracts import Contract, contract
+from profilehouse.errors import ProfilehouseError
+from profilehouse.settings import Settings
+from profilehouse.warehouse import Warehouse, open_warehouse
+from profilehouse.warehouse.load import (
+    LoadReport,
+    load_calendar,
+    load_derived,
+    load_dimension,
+    load_fact,
+    load_history,
+)
+
+SQL_DIR = Path(__file__).resolve().parent.parent / "assets" / "warehouse" / "sql"
+
+Row = dict[str, Any]
+Open = Callable[[], AbstractContextManager[Warehouse]]
+Load = Callable[..., LoadReport]
+
+DAY_1, DAY_2, DAY_3, DAY_4 = (date(2026, 3, day) for day in (1, 2, 3, 4))
+PURCHASES = contract("fct_purchase")
+USERS = contract("dim_user")
+
+
+def sql_of(table: Contract) -> str:
+    return (SQL_DIR / f"{table.name}.sql").read_text("utf-8")
+
+
+def source_schema(source: str) -> pa.Schema:
+    """The layout of `staged` for a dimension: the source's columns and where the record came from."""
+    columns = [pa.field(c.name, c.arrow_type) for c in contract(source).columns]
+    return pa.schema(
+        [
+            *columns,
+            ("delivered_on", pa.date32()),
+            ("line", pa.int64()),
+            ("received_at", pa.timestamp("us")),
+        ]
+    )
+
+
+def midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day)
+
+
+def purchase(line: int, event_id: str = "", **changes: Any) -> Row:
+    properties = {
+        "store_id": 330,
+        "quantity": 1,
+        "retail_disc": 0.0,
+        "coupon_disc": 0.0,
+        "coupon_match_disc": 0.0,
+    }
+    row = {
+        "event_id": event_id or f"purchase:{line}",
+        "event_type": "purchase",
+        "user_id": "900",
+        "content_id": "1095275",
+        "category": "PASTRY",
+        "campaign_id": None,
+        "order_id": "31198570044",
+        "value_cents": 50 + line,
+        "properties": json.dumps(properties | changes.pop("properties", {})),
+        "topic": "purchases",
+        "line": line,
+    }
+    return row | changes
+
+
+def household(line: int, household_id: int, updated_at: datetime, **changes: Any) -> Row:
+    row = {
+        "household_id": household_id,
+        "age": "19-24",
+        "income": "Under 15K",
+        "home_ownership": None,
+        "marital_status": "Married",
+        "household_size": "2",
+        "household_comp": "2 Adults No Kids",
+        "kids_count": "0",
+        "updated_at": updated_at,
+        "line": line,
+    }
+    return row | changes
+
+
+@dataclass
+class Lake:
+    """Deliveries in memory: what the callers of the loads read from the real lake."""
+
+    schema: pa.Schema
+    days: dict[date, list[Row]] = field(default_factory=dict)
+    history_of: str | None = None
+    reads: list[list[date]] = field(default_factory=list)
+
+    def deliver(self, day: date, *rows: Row) -> None:
+        """Deliver a day, or deliver it again."""
+        received = midnight(day) + timedelta(days=1)
+        stamped = {"delivered_on": day, "occurred_at": midnight(day), "received_at": received}
+        self.days[day] = [{**stamped, **row} for row in rows]
+
+    def fingerprints(self, days: Iterable[date]) -> dict[date, str]:
+        return {d: hashlib.sha256(repr(self.days[d]).encode()).hexdigest() for d in days}
+
+    def read(self, days: Sequence[date]) -> list[pa.RecordBatch]:
+        self.reads.append(list(days))
+        rows = [row for day in days for row in self.days[day]]
+        if self.history_of:
+            keys = {row[self.history_of] for row in rows}
+            rows = [r for rs in self.days.values() for r in rs if r[self.history_of] in keys]
+        rows = [{name: row.get(name) for name in self.schema.names} for row in rows]
+        return pa.Table.from_pylist(rows, schema=self.schema).to_batches(max_chunksize=3)
+
+    def load(
+        self,
+        load: Load,
+        warehouse: Warehouse,
+        table: Contract,
+        *days: date,
+        sql: str | None = None,
+    ) -> LoadReport:
+        """Load some days, by default all there are."""
+        fingerprints = self.fingerprints(days or self.days)
+        return load(warehouse, table, sql or sql_of(table), fingerprints, self.read, self.schema)
+
+
+def events() -> Lake:
+    return Lake(contract("events").arrow_schema)
+
+
+def crm() -> Lake:
+    return Lake(source_schema("crm"), history_of="household_id")
+
+
+def rows_of(warehouse: Warehouse, table: Contract, *names: str) -> list[tuple[Any, ...]]:
+    """The table's rows, ordered by its primary key."""
+    columns = names or tuple(c.name for c in table.columns)
+    found = warehouse.query(
+        f"SELECT {', '.join(columns)} FROM {table.name} ORDER BY {', '.join(table.primary_key)}"
+    )
+    return list(zip(*(c.to_pylist() for c in found.columns), strict=True))
+
+
+def bytes_of(warehouse: Warehouse, *tables: Contract) -> bytes:
+    """Tables as bytes: equal when every row, value and type is."""
+    sink = pa.BufferOutputStream()
+    for table in tables:
+        names = ", ".join(c.name for c in table.columns)
+        order = ", ".join(table.primary_key)
+        found = warehouse.query(f"SELECT {names} FROM {table.name} ORDER BY {order}")
+        with pa.ipc.new_stream(sink, found.schema) as writer:
+            writer.write_table(found.combine_chunks())
+    return bytes(sink.getvalue())
+
+
+def ledger_of(warehouse: Warehouse, table: Contract) -> dict[date, int]:
+    found = warehouse.query(
+        "SELECT delivered_on, staged_rows FROM load_ledger WHERE table_name = ?", (table.name,)
+    )
+    return dict(zip(*(c.to_pylist() for c in found.columns), strict=True))
+
+
+class WarehouseSuite:
+    """Subclasses give the fixture `settings`: a warehouse of its own, empty, for each test."""
+
+    @pytest.fixture
+    def connect(self, settings: Settings) -> Open:
+        return lambda: open_warehouse(settings)
+
+    @pytest.fixture
+    def warehouse(self, connect: Open) -> Iterable[Warehouse]:
+        with connect() as warehouse:
+            yield warehouse
+
+    # facts
+
+    def test_a_purchase_becomes_a_row_with_the_columns_of_the_contract(
+        self, warehouse: Warehouse
+    ) -> None:
+        lake = events()
+        properties = {
+            "store_id": 406,
+            "quantity": 3,
+            "retail_disc": 0.29,
+            "coupon_disc": 0.55,
+            "coupon_match_disc": 0.45,
+        }
+        lake.deliver(
+            DAY_1,
+            purchase(
+                7, "p", occurred_at=datetime(2026, 3, 1, 11, 53, 26, 123456), properties=properties
+            ),
+        )
+        report = lake.load(load_fact, warehouse, PURCHASES)
+        assert report == LoadReport("fct_purchase", {DAY_1: 1}, (), 1)
+        assert rows_of(warehouse, PURCHASES) == [
+            (
+                "p",
+                "31198570044",
+                hashlib.md5(b"900").hexdigest(),
+                hashlib.md5(b"1095275").hexdigest(),
+                DAY_1,
+                datetime(2026, 3, 1, 11, 53, 26, 123456),
+                "900",
+                "1095275",
+                "PASTRY",
+                "406",
+                3,
+                57,
+                29,
+                100,
+                datetime(2026, 3, 2),
+                DAY_1,
+                "purchases",
+                7,
+            )
+        ]
+
+    def test_impressions_and_clicks_become_interactions_and_purchases_do_not(
+        self, warehouse: Warehouse
+    ) -> None:
+        lake, table = events(), contract("fct_interaction")
+        campaign = {"campaign_id": "26", "order_id": None, "content_id": None, "category": None}
+        clicked = {"event_type": "click", "properties": '{"coupon_upc":51380041013}'}
+        lake.deliver(
+            DAY_1,
+            purchase(1),
+            purchase(1, "m", **campaign, event_type="impression", topic="mailings") | {"properties": None},
+            purchase(1, "r", **campaign, topic="redemptions") | clicked,
+        )
+        lake.load(load_fact, warehouse, table)
+        names = ("event_id", "event_type", "campaign_key", "content_id", "coupon_id", "topic")
+        key = hashlib.md5(b"26").hexdigest()
+        assert rows_of(warehouse, table, *names) == [
+            ("m", "impression", key, None, None, "mailings"),
+            ("r", "click", key, None, "51380041013", "redemptions"),
+        ]
+
+    def test_a_late_event_lands_on_the_day_it_happened(self, warehouse: Warehouse) -> None:
+        lake = events()
+        lake.deliver(DAY_3, purchase(1, occurred_at=datetime(2026, 3, 1, 23, 59, 59, 999999)))
+        lake.load(load_fact, warehouse, PURCHASES)
+        assert rows_of(warehouse, PURCHASES, "occurred_on", "delivered_on") == [(DAY_1, DAY_3)]
+
+    def test_any_order_of_days_with_duplicates_late_events_and_repeats_gives_the_same_bytes(
+        self, warehouse: Warehouse
+    ) -> None:
+        lake = events()
+        late = midnight(DAY_1)
+        lake.deliver(DAY_1, purchase(1, "a"), purchase(2, "b"), purchase(3, "a", value_cents=9))
+        lake.deliver(DAY_2)
+        lake.deliver(
+            DAY_3,
+            purchase(1, "b", value_cents=8),
+            purchase(2, "c", occurred_at=late),
+            purchase(1, "c", topic="a topic before"),
+        )
+        lake.deliver(DAY_4, purchase(1, "a"), purchase(2, "c"), purchase(3, "d"))
+        results = []
+        for steps in (
+            [[DAY_1, DAY_2, DAY_3, DAY_4]],
+            [[DAY_4], [DAY_3], [DAY_2], [DAY_1]],
+            [[DAY_3], [DAY_1, DAY_4], [DAY_3, DAY_1], [DAY_2]],
+        ):
+            for days in steps:
+                lake.load(load_fact, warehouse, PURCHASES, *days)
+            results.append(bytes_of(warehouse, PURCHASES, contract("load_ledger")))
+            positions = rows_of(warehouse, PURCHASES, "event_id", "delivered_on", "topic", "line")
+            warehouse.execute("DROP TABLE fct_purchase")
+        assert positions == [
+            ("a", DAY_1, "purchases", 1),
+            ("b", DAY_1, "purchases", 2),
+            ("c", DAY_3, "a topic before", 1),
+            ("d", DAY_4, "purchases", 3),
+        ]
+        assert results[0] == results[1] == results[2]
+
+    def test_what_is_loaded_is_not_read_again(self, warehouse: Warehouse) -> None:
+        lake = events()
+        lake.deliver(DAY_1, purchase(1), purchase(2))
+        lake.load(load_fact, warehouse, PURCHASES)
+        before = bytes_of(warehouse, PURCHASES, contract("load_ledger"))
+        report = lake.load(load_fact, warehouse, PURCHASES)
+        assert report == LoadReport("fct_purchase", {}, (), 2)
+        assert lake.reads == [[DAY_1]]
+        assert bytes_of(warehouse, PURCHASES, contract("load_ledger")) == before
+
+    def test_an_empty_day_stands_in_the_ledger_with_no_rows(self, warehouse: Warehouse) -> None:
+        lake = events()
+        lake.deliver(DAY_1)
+        lake.deliver(DAY_2, purchase(1))
+        lake.load(load_fact, warehouse, PURCHASES)
+        assert ledger_of(warehouse, PURCHASES) == {DAY_1: 0, DAY_2: 1}
+
+    def test_a_day_delivered_again_replaces_what_it_brought(self, warehouse: Warehouse) -> None:
+        lake = events()
+        lake.deliver(DAY_1, purchase(1, "a"), purchase(2, "b"))
+        lake.deliver(DAY_2, purchase(1, "c"))
+        lake.load(load_fact, warehouse, PURCHASES)
+        lake.deliver(DAY_1, purchase(1, "a", value_cents=1), purchase(2, "b"), purchase(3, "e"))
+        report = lake.load(load_fact, warehouse, PURCHASES)
+        assert report.staged_rows == {DAY_1: 3}
+        assert lake.reads[1:] == [[DAY_1]]
+        values = rows_of(warehouse, PURCHASES, "event_id", "value_cents")
+        assert values == [("a", 1), ("b", 52), ("c", 51), ("e", 53)]
+
+    def test_a_duplicate_comes_back_when_the_row_that_hid_it_is_gone(
+        self, warehouse: Warehouse
+    ) -> None:
+        lake = events()
+        lake.deliver(DAY_1, purchase(1, "a"), purchase(2, "b"))
+        lake.deliver(DAY_2, purchase(1, "c"))
+        lake.deliver(DAY_3, purchase(1, "a", value_cents=3))
+        lake.load(load_fact, warehouse, PURCHASES)
+        lake.deliver(DAY_1, purchase(2, "b"))
+        report = lake.load(load_fact, warehouse, PURCHASES, DAY_1)
+        assert report.read_again == (DAY_2, DAY_3)
+        values = rows_of(warehouse, PURCHASES, "event_id", "delivered_on", "value_cents")
+        assert values == [("a", DAY_3, 3), ("b", DAY_1, 52), ("c", DAY_2, 51)]
+        assert lake.load(load_fact, warehouse, PURCHASES).staged_rows == {}
+
+    def test_a_duplicate_between_the_old_and_the_new_day_of_an_event_comes_back(
+        self, warehouse: Warehouse
+    ) -> None:
+        lake = events()
+        lake.deliver(DAY_1, purchase(1, "a"))
+        lake.deliver(DAY_2, purchase(1, "a"))
+        lake.deliver(DAY_3)
+        lake.load(load_fact, warehouse, PURCHASES)
+        lake.deliver(DAY_1)
+        lake.deliver(DAY_3, purchase(1, "a"))
+        lake.load(load_fact, warehouse, PURCHASES, DAY_1, DAY_3)
+        assert rows_of(warehouse, PURCHASES, "delivered_on") == [(DAY_2,)]
+
+    def test_changed_sql_and_a_new_contract_version_load_the_days_again(
+        self, warehouse: Warehouse
+    ) -> None:
+        lake = events()
+        lake.deliver(DAY_1, purchase(1))
+        lake.load(load_fact, warehouse, PURCHASES)
+        doubled = sql_of(PURCHASES).replace("value_cents,", "value_cents * 2 AS value_cents,")
+        assert lake.load(load_fact, warehouse, PURCHASES, sql=doubled).staged_rows == {DAY_1: 1}
+        assert rows_of(warehouse, PURCHASES, "value_cents") == [(102,)]
+        newer = replace(PURCHASES, version="2.0.0")
+        assert lake.load(load_fact, warehouse, newer, sql=doubled).staged_rows == {DAY_1: 1}
+
+    def test_a_load_that_fails_leaves_nothing_behind(self, connect: Open) -> None:
+        lake = events()
+        lake.deliver(DAY_1, purchase(1, "a"))
+        with connect() as warehouse:
+            lake.load(load_fact, warehouse, PURCHASES)
+            before = bytes_of(warehouse, PURCHASES, contract("load_ledger"))
+        lake.deliver(DAY_1, purchase(1, "a", value_cents=7))
+        lake.deliver(DAY_2, purchase(1, "b", properties={"quantity": "many"}))
+        with pytest.raises(Exception, match="many"), connect() as warehouse:
+            lake.load(load_fact, warehouse, PURCHASES)
+        with connect() as warehouse:
+            assert bytes_of(warehouse, PURCHASES, contract("load_ledger")) == before
+            lake.deliver(DAY_2, purchase(1, "b"))
+            lake.load(load_fact, warehouse, PURCHASES)
+            assert rows_of(warehouse, PURCHASES, "event_id", "value_cents") == [("a", 7), ("b", 51)]
+
+    def test_a_dropped_table_is_loaded_anew(self, warehouse: Warehouse) -> None:
+        lake = events()
+        lake.deliver(DAY_1, purchase(1))
+        lake.load(load_fact, warehouse, PURCHASES)
+        warehouse.execute("DROP TABLE fct_purchase")
+        assert lake.load(load_fact, warehouse, PURCHASES).rows == 1
+
+    def test_a_table_with_other_columns_than_its_contract_is_refused_with_the_remedy(
+        self, warehouse: Warehouse
+    ) -> None:
+        warehouse.create(replace(PURCHASES, columns=PURCHASES.columns[:-1]))
+        lake = events()
+        lake.deliver(DAY_1, purchase(1))
+        with pytest.raises(ProfilehouseError, match=r"missing: line;.*DROP TABLE fct_purchase"):
+            lake.load(load_fact, warehouse, PURCHASES)
+
+    def test_sql_that_yields_other_columns_than_the_contract_is_refused(
+        self, warehouse: Warehouse
+    ) -> None:
+        lake = events()
+        lake.deliver(DAY_1, purchase(1))
+        with pytest.raises(ProfilehouseError, match="fct_purchase yields the columns event_id;"):
+            lake.load(load_fact, warehouse, PURCHASES, sql="SELECT event_id FROM staged")
+
+    # history
+
+    def test_a_household_that_changes_and_changes_back_has_three_versions(
+        self, warehouse: Warehouse
+    ) -> None:
+        lake = crm()
+        first, second, third = (datetime(2026, 3, day, 8) for day in (1, 2, 3))
+        lake.deliver(DAY_1, household(1, 7, first))
+        lake.deliver(DAY_2, household(1, 7, second, home_ownership="Renter"))
+        lake.deliver(DAY_3, household(1, 7, third), household(2, 8, third))
+        lake.load(load_history, warehouse, USERS)
+        names = ("user_id", "valid_from", "valid_to", "is_current", "home_ownership")
+        versions = rows_of(warehouse, USERS, *names)
+        assert sorted(versions) == [
+            ("7", first, second, False, None),
+            ("7", second, third, False, "Renter"),
+            ("7", third, None, True, None),
+            ("8", third, None, True, None),
+        ]
+
+    def test_records_that_say_the_same_again_make_no_new_version(
+        self, warehouse: Warehouse
+    ) -> None:
+        lake = crm()
+        lake.deliver(DAY_1, household(1, 7, midnight(DAY_1)))
+        lake.deliver(DAY_2, household(1, 7, midnight(DAY_2)))
+        lake.deliver(DAY_3, household(1, 7, midnight(DAY_3), kids_count="1"))
+        lake.load(load_history, warehouse, USERS)
+        versions = rows_of(warehouse, USERS, "valid_from", "valid_to", "kids_count")
+        assert versions == [
+            (midnight(DAY_1), midnight(DAY_3), "0"),
+            (midnight(DAY_3), None, "1"),
+        ]
+
+    def test_a_later_delivery_corrects_a_record_of_the_same_moment(
+        self, warehouse: Warehouse
+    ) -> None:
+        lake = crm()
+        lake.deliver(DAY_1, household(1, 7, midnight(DAY_1)))
+        lake.deliver(
+            DAY_2,
+            household(1, 7, midnight(DAY_1), kids_count="1"),
+            household(2, 7, midnight(DAY_1), kids_count="2"),
+        )
+        lake.load(load_history, warehouse, USERS)
+        assert rows_of(warehouse, USERS, "valid_from", "kids_count") == [(midnight(DAY_1), "2")]
+
+    def test_history_is_the_same_in_whatever_order_the_days_are_loaded(
+        self, warehouse: Warehouse
+    ) -> None:
+        lake = crm()
+        lake.deliver(DAY_1, household(1, 7, midnight(DAY_1)), household(2, 8, midnight(DAY_1)))
+        lake.deliver(DAY_2, household(1, 7, midnight(DAY_2), kids_count="1"))
+        lake.deliver(DAY_3, household(1, 7, midnight(DAY_1) - timedelta(days=9), age="65+"))
+        results = []
+        for steps in (
+            [[DAY_1, DAY_2, DAY_3]],
+            [[DAY_3], [DAY_2], [DAY_1]],
+            [[DAY_2], [DAY_2], [DAY_1, DAY_3]],
+        ):
+            for days in steps:
+                lake.load(load_history, warehouse, USERS, *days)
+            results.append(bytes_of(warehouse, USERS, contract("load_ledger")))
+            warehouse.execute("DROP TABLE dim_user")
+        assert results[0] == results[1] == results[2]
+
+    def test_a_delivery_leaves_other_households_alone_and_a_repeat_changes_nothing(
+        self, warehouse: Warehouse
+    ) -> None:
+        lake = crm()
+        lake.deliver(DAY_1, household(1, 7, midnight(DAY_1)), household(2, 8, midnight(DAY_1)))
+        lake.load(load_history, warehouse, USERS)
+        lake.deliver(DAY_2, household(1, 8, midnight(DAY_2), kids_count="1"))
+        report = lake.load(load_history, warehouse, USERS)
+        assert (report.staged_rows, report.rows) == ({DAY_2: 1}, 3)
+        before = bytes_of(warehouse, USERS, contract("load_ledger"))
+        assert lake.load(load_history, warehouse, USERS).staged_rows == {}
+        assert bytes_of(warehouse, USERS, contract("load_ledger")) == before
+        assert lake.reads == [[DAY_1], [DAY_2]]
+
+    def test_a_household_that_a_day_delivered_again_no_longer_has_loses_that_version(
+        self, warehouse: Warehouse
+    ) -> None:
+        lake = crm()
+        lake.deliver(DAY_1, household(1, 7, midnight(DAY_1)))
+        lake.deliver(DAY_2, household(1, 7, midnight(DAY_2), age="65+"), household(2, 8, midnight(DAY_2)))
+        lake.load(load_history, warehouse, USERS)
+        lake.deliver(DAY_2)
+        report = lake.load(load_history, warehouse, USERS, DAY_2)
+        assert report.read_again == (DAY_1,)
+        assert rows_of(warehouse, USERS, "user_id", "valid_to") == [("7", None)]
+
+    # dimensions without history
+
+    def test_a_content_is_what_the_newest_delivery_says(self, warehouse: Warehouse) -> None:
+        lake, table = Lake(source_schema("products")), contract("dim_content")
+        product = {
+            "product_id": 25671,
+            "manufacturer_id": 2,
+            "department": "GROCERY",
+            "brand": "National",
+            "product_category": "FRZN ICE",
+            "product_type": "ICE - CRUSHED/CUBED",
+            "package_size": "22 LB",
+        }
+        lake.deliver(DAY_1, product | {"line": 1}, product | {"line": 2, "product_id": 26081})
+        lake.deliver(
+            DAY_2,
+            product | {"line": 1, "brand": "Private"},
+            product | {"line": 2, "package_size": None},
+        )
+        lake.load(load_dimension, warehouse, table)
+        rows = rows_of(warehouse, table)
+        assert sorted(row[1:] for row in rows) == [
+            ("25671", "GROCERY", "FRZN ICE", "ICE - CRUSHED/CUBED", "National", "2", None),
+            ("26081", "GROCERY", "FRZN ICE", "ICE - CRUSHED/CUBED", "National", "2", "22 LB"),
+        ]
+        assert {row[0] for row in rows} == {
+            hashlib.md5(key).hexdigest() for key in (b"25671", b"26081")
+        }
+
+    def test_a_dimension_is_written_again_only_when_a_delivery_changed_or_is_gone(
+        self, warehouse: Warehouse
+    ) -> None:
+        lake, table = Lake(source_schema("campaigns")), contract("dim_campaign")
+        campaign = {"campaign_type": "Type A", "start_date": DAY_1, "end_date": DAY_4}
+        lake.deliver(DAY_1, campaign | {"campaign_id": 1, "line": 1})
+        lake.deliver(DAY_2, campaign | {"campaign_id": 2, "line": 1})
+        lake.load(load_dimension, warehouse, table)
+        assert lake.load(load_dimension, warehouse, table).staged_rows == {}
+        assert lake.reads == [[DAY_1, DAY_2]]
+        del lake.days[DAY_1]
+        report = lake.load(load_dimension, warehouse, table)
+        assert (report.staged_rows, report.rows) == ({DAY_2: 1}, 1)
+        columns = ("campaign_id", "campaign_type", "starts_on", "ends_on")
+        assert rows_of(warehouse, table, *columns) == [("2", "Type A", DAY_1, DAY_4)]
+        assert ledger_of(warehouse, table) == {DAY_2: 1}
+
+    def test_the_calendar_knows_iso_weeks_and_weekends(self, warehouse: Warehouse) -> None:
+        table = contract("dim_date")
+        first, last = date(2027, 12, 31), date(2028, 12, 31)
+        report = load_calendar(warehouse, table, sql_of(table), first, last)
+        assert report.rows == 367
+        found = warehouse.query(
+            "SELECT * FROM dim_date WHERE date IN (?, ?, ?) ORDER BY date",
+            (date(2028, 1, 1), date(2028, 2, 29), date(2028, 12, 31)),
+        )
+        assert [tuple(row.values()) for row in found.to_pylist()] == [
+            (date(2028, 1, 1), 2028, 1, 1, 52, 6, True),
+            (date(2028, 2, 29), 2028, 1, 2, 9, 2, False),
+            (date(2028, 12, 31), 2028, 4, 12, 52, 7, True),
+        ]
+        assert load_calendar(warehouse, table, sql_of(table), first, last).staged_rows == {}
+        longer = load_calendar(warehouse, table, sql_of(table), first, last + timedelta(days=1))
+        assert longer.rows == 368
+
+    def test_a_table_derived_from_facts_is_written_again_only_when_they_changed(
+        self, warehouse: Warehouse
+    ) -> None:
+        table = replace(contract("dim_campaign"), name="buyers", columns=USERS.columns[:1])
+        sql = "SELECT DISTINCT user_key FROM fct_purchase"
+        table = replace(table, primary_key=("user_key",), cluster_by=())
+        lake = events()
+        lake.deliver(DAY_1, purchase(1))
+        lake.load(load_fact, warehouse, PURCHASES)
+        assert load_derived(warehouse, table, sql, ["fct_purchase"], DAY_1).rows == 1
+        warehouse.execute("DELETE FROM buyers")
+        assert load_derived(warehouse, table, sql, ["fct_purchase"], DAY_1).rows == 0
+        lake.deliver(DAY_2, purchase(1, "other", user_id="901"))
+        lake.load(load_fact, warehouse, PURCHASES)
+        assert load_derived(warehouse, table, sql, ["fct_purchase"], DAY_1).rows == 2
+
+    # operations
+
+    def test_a_failed_swap_keeps_the_old_rows(self, connect: Open) -> None:
+        table = contract("dim_date")
+        with connect() as warehouse:
+            load_calendar(warehouse, table, sql_of(table), DAY_1, DAY_4)
+        broken = sql_of(table).replace("YEAR(day)", "CAST('year' AS BIGINT)")
+        with pytest.raises(Exception, match="year"), connect() as warehouse:
+            load_calendar(warehouse, table, broken, DAY_1, DAY_2)
+        with connect() as warehouse:
+            assert len(rows_of(warehouse, table)) == 4
+
+    def test_a_query_gives_the_same_types_on_every_engine(self, warehouse: Warehouse) -> None:
+        lake = events()
+        lake.deliver(DAY_1, purchase(1), purchase(2))
+        lake.load(load_fact, warehouse, PURCHASES)
+        sql = (
+            "SELECT COUNT(*) AS rows_, AVG(value_cents) AS mean, MAX(occurred_at) AS newest,"
+            " MAX(received_at) IS NULL AS never, MIN(occurred_on) AS first_day,"
+            " MAX(category) AS category FROM fct_purchase WHERE user_id = ?"
+        )
+        found = warehouse.query(sql, ("900",))
+        assert found.schema == pa.schema(
+            [
+                ("rows_", pa.int64()),
+                ("mean", pa.float64()),
+                ("newest", pa.timestamp("us")),
+                ("never", pa.bool_()),
+                ("first_day", pa.date32()),
+                ("category", pa.string()),
+            ]
+        )
+        assert found.to_pylist() == [
+            {
+                "rows_": 2,
+                "mean": 51.5,
+                "newest": midnight(DAY_1),
+                "never": False,
+                "first_day": DAY_1,
+                "category": "PASTRY",
+            }
+        ]
+        none = warehouse.query("SELECT line, occurred_at FROM fct_purchase WHERE line > ?", (5,))
+        assert none.schema == pa.schema([("line", pa.int64()), ("occurred_at", pa.timestamp("us"))])
+        assert none.num_rows == 0
+
+    @pytest.mark.parametrize(
+        "text", ["O'Hara; DROP TABLE fct_purchase; --", "50 % \\n", "\u202eå 田\n🍕", ""]
+    )
+    def test_hostile_text_is_data_and_nothing_else(self, warehouse: Warehouse, text: str) -> None:
+        lake = events()
+        lake.deliver(DAY_1, purchase(1, user_id=text))
+        lake.load(load_fact, warehouse, PURCHASES)
+        found = warehouse.query("SELECT user_id FROM fct_purchase WHERE user_id = ?", (text,))
+        assert found.column("user_id").to_pylist() == [text]
+
+    def test_tables_are_not_made_inside_a_transaction(self, warehouse: Warehouse) -> None:
+        with pytest.raises(RuntimeError, match="create"), warehouse.transaction():
+            warehouse.create(PURCHASES)
+        assert warehouse.columns("fct_purchase") == {}
+
+    def test_what_a_transaction_did_is_gone_when_it_fails(self, warehouse: Warehouse) -> None:
+        lake = events()
+        lake.deliver(DAY_1, purchase(1))
+        lake.load(load_fact, warehouse, PURCHASES)
+        with pytest.raises(KeyboardInterrupt), warehouse.transaction():
+            warehouse.execute("DELETE FROM fct_purchase")
+            raise KeyboardInterrupt
+        assert len(rows_of(warehouse, PURCHASES)) == 1

@@ -18,19 +18,20 @@ def days_of(context: dg.AssetExecutionContext) -> list[date]:
     return [date.fromisoformat(key) for key in context.partition_keys]
 
 
-def declared(contract: Contract, *code: Path) -> dict[str, Any]:
-    """Description, owner, column docs and links to contract and code: arguments for an asset."""
-    return {
-        "description": contract.description,
-        "owners": [f"team:{contract.owner}"],
-        "metadata": {
-            "dagster/column_schema": column_schema(contract),
-            "dagster/table_name": contract.name,
-            "contract": contract.path.relative_to(REPOSITORY).as_posix(),
-            "contract_version": contract.version,
-            **({"sql": code[0].relative_to(REPOSITORY).as_posix()} if code else {}),
-        },
+def owners(contract: Contract) -> list[str]:
+    """The owner as Dagster writes a team."""
+    return [f"team:{contract.owner}"]
+
+
+def declared(contract: Contract, sql: Path | None = None) -> dict[str, Any]:
+    """Column docs and where contract and SQL are, as an asset's metadata."""
+    metadata: dict[str, Any] = {
+        "dagster/column_schema": column_schema(contract),
+        "dagster/table_name": contract.name,
+        "contract": contract.path.relative_to(REPOSITORY).as_posix(),
+        "contract_version": contract.version,
     }
+    return metadata if sql is None else metadata | {"sql": sql.relative_to(REPOSITORY).as_posix()}
 
 
 def column_schema(contract: Contract) -> dg.TableSchema:

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets._common import column_schema, days_of, declared, report_days, spans
+from assets._common import column_schema, days_of, declared, owners, report_days, spans
 from profilehouse.contracts import Contract, contract, contracts_of
 from profilehouse.events.build import CATALOG, EVENT_SOURCES, build_events
 from profilehouse.platform import Platform
@@ -17,7 +17,7 @@ def delivered_files() -> list[dg.AssetSpec]:
             group_name="sources",
             kinds={"file", "json"},
             description=f"Daily files of {source.name}: {source.description}",
-            owners=[f"team:{source.owner}"],
+            owners=owners(source),
             metadata={"dagster/column_schema": column_schema(source)},
         )
         for source in contracts_of("sources")
@@ -47,7 +47,9 @@ def _daily_log(source: Contract, daily: dg.PartitionsDefinition[str]) -> dg.Asse
         backfill_policy=dg.BackfillPolicy.single_run(),
         group_name="lake",
         kinds={"iceberg"},
-        **declared(source),
+        description=source.description,
+        owners=owners(source),
+        metadata=declared(source),
     )
     def landed(
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
@@ -74,7 +76,9 @@ def _reference(source: Contract) -> dg.AssetsDefinition:
         deps=[dg.AssetKey(["sources", source.name])],
         group_name="lake",
         kinds={"iceberg"},
-        **declared(source),
+        description=source.description,
+        owners=owners(source),
+        metadata=declared(source),
     )
     def landed(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
         folder, lake = platform.sources(), platform.lake()
@@ -116,7 +120,9 @@ def _events(daily: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
         backfill_policy=dg.BackfillPolicy.single_run(),
         group_name="lake",
         kinds={"iceberg", "sql"},
-        **declared(contract("events")),
+        description=contract("events").description,
+        owners=owners(contract("events")),
+        metadata=declared(contract("events")),
     )
     def events(
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]

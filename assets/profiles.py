@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from assets._common import column_lineage, declared
+from assets._common import column_lineage, declared, owners
 from assets.warehouse import POOL
 from profilehouse.contracts import contract
 from profilehouse.errors import ProfilehouseError
@@ -37,7 +37,9 @@ def _profile_table() -> dg.AssetsDefinition:
         group_name="profiles",
         kinds={"sql", "table"},
         pool=POOL,
-        **declared(table),
+        description=table.description,
+        owners=owners(table),
+        metadata=declared(table),
     )
     def profile(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
         as_of = newest_event_day(platform.lake(), platform.settings.zone)
@@ -67,7 +69,9 @@ def _profile_store() -> dg.AssetsDefinition:
         deps=[dg.AssetKey(["lake", "events"])],
         group_name="profiles",
         kinds={"lmdb"},
-        **declared(profile_contract(declaration)),
+        description=profile_contract(declaration).description,
+        owners=owners(profile_contract(declaration)),
+        metadata=declared(profile_contract(declaration)),
     )
     def profile_store(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
         lake = platform.lake()

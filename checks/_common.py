@@ -48,7 +48,7 @@ def rule_specs(
 
 
 def reported(key: dg.AssetKey, result: CheckResult) -> dg.AssetCheckResult:
-    """What a check found: numbers at the top, so that the UI plots them, then words and a sample."""
+    """What a check found: numbers on top, so that the UI plots them, then words and a sample."""
     metadata: dict[str, dg.MetadataValue] = {
         name: dg.MetadataValue.float(float(value)) for name, value in result.numbers.items()
     }

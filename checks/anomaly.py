@@ -1,8 +1,91 @@
-"""Anomaly: days unlike the days before, by Z-score and by IQR over the daily history."""
+"""Anomaly: days unlike the days before, by Z-score and by IQR over the daily history.
+
+A day that the business zone has no delivery of (a holiday) has zeros and counts as such.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import date
+from functools import partial
 
 import dagster as dg
 
+from assets.warehouse import POOL
+from checks._common import reported, spec
+from profilehouse.platform import Platform
+from profilehouse.quality.anomaly import Detector, iqr, judge_daily, z_score
+from profilehouse.warehouse import Warehouse
+
+DETECTORS: dict[str, Detector] = {"z_score": z_score, "iqr": partial(iqr, factor=3.0)}
+"""IQR with factor 3: Tukey's "far out", as shops differ by weekday."""
+
+METRICS: dict[str, dict[str, tuple[str, str]]] = {
+    "fct_purchase": {
+        "daily_lines": ("COUNT(*)", "lines bought a delivery day"),
+        "daily_value": ("COALESCE(SUM(value_cents), 0)", "cents taken a delivery day"),
+        "daily_buyers": ("COUNT(DISTINCT user_key)", "users buying a delivery day"),
+    },
+    "fct_interaction": {
+        "daily_clicks": ("COUNT_IF(event_type = 'click')", "clicks a delivery day"),
+    },
+}
+"""For each fact: its daily metrics as (SQL, words)."""
+
 
 def anomaly_checks() -> list[dg.AssetChecksDefinition]:
-    """For the daily logs and the facts."""
-    return []
+    """For each fact, every metric by every detector."""
+    return [_daily(table, metrics) for table, metrics in METRICS.items()]
+
+
+def _daily(table: str, metrics: Mapping[str, tuple[str, str]]) -> dg.AssetChecksDefinition:
+    key = dg.AssetKey(["warehouse", table])
+
+    @dg.multi_asset_check(
+        specs=[
+            spec(
+                key,
+                _name(metric, detector),
+                f"The newest day's {words} are as the days before let expect",
+                "warning",
+            )
+            for metric, (_, words) in metrics.items()
+            for detector in DETECTORS
+        ],
+        name=f"days_unlike_others_in_{table}",
+        pool=POOL,
+    )
+    def days_unlike_others(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
+        with platform.warehouse() as warehouse:
+            series = _series(warehouse, table, metrics)
+        for metric, (_, words) in metrics.items():
+            for name, detector in DETECTORS.items():
+                result = judge_daily(series[metric], detector).result(
+                    _name(metric, name),
+                    words,
+                    f"see whether the files of that day are whole and {table} holds them once;"
+                    " if the day was unusual in fact, nothing is to be done",
+                )
+                yield reported(key, result)
+
+    return days_unlike_others
+
+
+def _name(metric: str, detector: str) -> str:
+    return f"{metric}_are_usual_by_{detector}"
+
+
+def _series(
+    warehouse: Warehouse, table: str, metrics: Mapping[str, tuple[str, str]]
+) -> dict[str, dict[date, float]]:
+    """Each metric by loaded delivery day; a loaded day without rows has zeros."""
+    values = ", ".join(f"{sql} AS {metric}" for metric, (sql, _) in metrics.items())
+    rows = warehouse.query(
+        f"SELECT delivered_on, {values} FROM {table} GROUP BY delivered_on"  # noqa: S608
+    ).to_pylist()
+    loaded = warehouse.query(
+        "SELECT delivered_on FROM load_ledger WHERE table_name = ?", (table,)
+    ).column("delivered_on")
+    series = {metric: dict.fromkeys(loaded.to_pylist(), 0.0) for metric in metrics}
+    for row in rows:
+        for metric in metrics:
+            series[metric][row["delivered_on"]] = float(row[metric])
+    return series

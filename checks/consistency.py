@@ -4,9 +4,11 @@ cent; what refers to another table finds it there; both kinds of profile agree.
 
 from collections.abc import Iterator, Mapping
 from datetime import date
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from assets.warehouse import POOL, TOPICS
 from checks._common import days_looked_at, reported, rule_specs, spec
@@ -16,7 +18,7 @@ from profilehouse.lake import Lake
 from profilehouse.platform import Platform
 from profilehouse.profiles.agreement import Agreement, compare
 from profilehouse.profiles.features import load_declaration
-from profilehouse.quality.reconcile import reconcile
+from profilehouse.quality.reconcile import same_rows
 from profilehouse.quality.result import CheckResult, sample_of
 from profilehouse.quality.sql import Reference, arrow_source, check_references, references_of
 from profilehouse.sources.landing import records
@@ -65,14 +67,18 @@ def _accounts(source: Contract) -> dg.AssetChecksDefinition:
         rows = lake.days(source.name)
         yield reported(
             key,
-            reconcile(
+            same_rows(
                 ACCOUNTED,
+                by_day("records", {d["delivered_on"]: d["records"] for d in deliveries}),
+                by_day(
+                    "records",
+                    {
+                        d["delivered_on"]: rows.get(d["delivered_on"], 0) + d["dead_letters"]
+                        for d in deliveries
+                    },
+                ),
+                ["delivered_on"],
                 accounted,
-                {row["delivered_on"]: row["records"] for row in deliveries},
-                {
-                    row["delivered_on"]: rows.get(row["delivered_on"], 0) + row["dead_letters"]
-                    for row in deliveries
-                },
                 f"materialize these days of lake/{source.name} again",
             ),
         )
@@ -82,7 +88,7 @@ def _accounts(source: Contract) -> dg.AssetChecksDefinition:
 
 
 def no_delivery_repeats_another(
-    source: Contract, deliveries: list[Mapping[str, object]]
+    source: Contract, deliveries: list[Mapping[str, Any]]
 ) -> CheckResult:
     """Whether two days were landed from the same bytes; empty files do not count."""
     first: dict[object, object] = {}
@@ -122,44 +128,72 @@ def _events() -> dg.AssetChecksDefinition:
     ) -> Iterator[dg.AssetCheckResult]:
         lake = platform.lake()
         days = days_looked_at(context, lake.days("events"))
-        landed = {
-            f"{topic} {day}": count
-            for topic in EVENT_SOURCES
-            for day, count in lake.days(topic).items()
-            if day in set(days)
-        }
+        landed = pa.Table.from_pylist(
+            [
+                {"topic": topic, "delivered_on": day, "events": count}
+                for topic in EVENT_SOURCES
+                for day, count in lake.days(topic).items()
+                if day in set(days)
+            ],
+            schema=pa.schema(
+                [("topic", pa.string()), ("delivered_on", pa.date32()), ("events", pa.int64())]
+            ),
+        )
         events = _events_by_day(lake, days)
+        counts = events.select(landed.column_names)
         remedy = "materialize these days of lake/events again"
-        counts = {f"{row['topic']} {row['delivered_on']}": row["events"] for row in events}
-        yield reported(key, reconcile(BUILT, built, landed, counts, remedy))
-        cents = {row["delivered_on"]: row["cents"] for row in events if row["topic"] == "purchases"}
-        yield reported(key, reconcile(MONEY_BUILT, money, _record_cents(lake, days), cents, remedy))
+        yield reported(
+            key, same_rows(BUILT, landed, counts, ["topic", "delivered_on"], built, remedy)
+        )
+        cents = events.filter(pc.equal(events["topic"], "purchases"))
+        yield reported(
+            key,
+            same_rows(
+                MONEY_BUILT,
+                _record_cents(lake, days),
+                cents.select(["delivered_on", "cents"]),
+                ["delivered_on"],
+                money,
+                remedy,
+            ),
+        )
 
     return accounts_of_events
 
 
-def _events_by_day(lake: Lake, days: list[date]) -> list[dict[str, object]]:
+def by_day(number: str, counts: Mapping[date, int]) -> pa.Table:
+    """A number a delivery day, as a small table."""
+    return pa.table(
+        {
+            "delivered_on": pa.array(counts.keys(), pa.date32()),
+            number: pa.array(counts.values(), pa.int64()),
+        }
+    )
+
+
+def _events_by_day(lake: Lake, days: list[date]) -> pa.Table:
     rows = lake.read("events", columns=["topic", "delivered_on", "value_cents"], days=days)
     with arrow_source({"events": rows}) as source:
         return source.query(
             "SELECT topic, delivered_on, COUNT(*) AS events,"
             " CAST(COALESCE(SUM(value_cents), 0) AS BIGINT) AS cents"
             " FROM events GROUP BY topic, delivered_on"
-        ).to_pylist()
+        )
 
 
-def _record_cents(lake: Lake, days: list[date]) -> dict[date, int]:
+def _record_cents(lake: Lake, days: list[date]) -> pa.Table:
     """Cents of the landed purchases by day, from the records themselves."""
-    cents: dict[date, int] = {}
-    for start in range(0, len(days), DAYS_AT_ONCE):
+    parts: list[pa.Table] = []
+    for start in range(0, max(len(days), 1), DAYS_AT_ONCE):
         rows = records(contract("purchases"), lake, days[start : start + DAYS_AT_ONCE])
         with arrow_source({"purchases": rows}) as source:
-            for row in source.query(
-                "SELECT delivered_on, CAST(SUM(ROUND(sales_value * 100)) AS BIGINT) AS cents"
-                " FROM purchases GROUP BY delivered_on"
-            ).to_pylist():
-                cents[row["delivered_on"]] = row["cents"]
-    return cents
+            parts.append(
+                source.query(
+                    "SELECT delivered_on, CAST(SUM(ROUND(sales_value * 100)) AS BIGINT) AS cents"
+                    " FROM purchases GROUP BY delivered_on"
+                )
+            )
+    return pa.concat_tables(parts)
 
 
 def _facts(table: Contract) -> dg.AssetChecksDefinition:
@@ -177,20 +211,20 @@ def _facts(table: Contract) -> dg.AssetChecksDefinition:
         with platform.warehouse() as warehouse:
             facts = _facts_by_day(warehouse, table.name, has_money)
         remedy = f"materialize these days of warehouse/{table.name} again"
-        expected, observed = (
-            {row["delivered_on"]: row["events"] for row in rows} for rows in (events, facts)
-        )
-        yield reported(key, reconcile(LOADED, loaded, expected, observed, remedy))
-        if has_money:
-            expected, observed = (
-                {row["delivered_on"]: row["cents"] for row in rows} for rows in (events, facts)
-            )
-            yield reported(key, reconcile(MONEY_LOADED, money, expected, observed, remedy))
+        for name, number, description in (
+            (LOADED, "events", loaded),
+            (MONEY_LOADED, "cents", money),
+        ):
+            if number in facts.column_names:
+                expected, observed = (t.select(["delivered_on", number]) for t in (events, facts))
+                yield reported(
+                    key, same_rows(name, expected, observed, ["delivered_on"], description, remedy)
+                )
 
     return accounts_of_fact
 
 
-def _distinct_events(lake: Lake, table: str) -> list[dict[str, object]]:
+def _distinct_events(lake: Lake, table: str) -> pa.Table:
     """Events and cents a day; of duplicates the lowest position counts, as in the facts."""
     columns = ["event_id", "topic", "delivered_on", "line", "value_cents"]
     rows = pa.concat_tables(
@@ -203,14 +237,14 @@ def _distinct_events(lake: Lake, table: str) -> list[dict[str, object]]:
             "SELECT delivered_on, value_cents FROM events QUALIFY ROW_NUMBER() OVER"
             " (PARTITION BY event_id ORDER BY delivered_on, topic, line) = 1"
             ") AS counted GROUP BY delivered_on"
-        ).to_pylist()
+        )
 
 
-def _facts_by_day(warehouse: Warehouse, table: str, has_money: bool) -> list[dict[str, object]]:
+def _facts_by_day(warehouse: Warehouse, table: str, has_money: bool) -> pa.Table:
     cents = ", CAST(SUM(value_cents) AS BIGINT) AS cents" if has_money else ""
     return warehouse.query(
         f"SELECT delivered_on, COUNT(*) AS events{cents} FROM {table} GROUP BY delivered_on"  # noqa: S608
-    ).to_pylist()
+    )
 
 
 def _references(table: Contract) -> dg.AssetChecksDefinition:

@@ -42,9 +42,8 @@ def _landed_records(source: Contract) -> dg.AssetChecksDefinition:
         from profilehouse.quality.gx import check_table  # noqa: PLC0415
 
         lake = platform.lake()
-        days = lake.days(source.name)
-        if source.name in EVENT_SOURCES:
-            days = days_looked_at(context, days)
+        landed = list(lake.days(source.name))
+        days = days_looked_at(context, landed) if source.name in EVENT_SOURCES else landed
         rows = records(source, lake, days)
         for result in check_table(source, rules, rows, keys=("delivered_on", "line")):
             yield reported(key, result)

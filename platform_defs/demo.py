@@ -93,7 +93,6 @@ def _load(settings: Settings, delivered: Delivered) -> None:
     import dagster as dg  # noqa: PLC0415
 
     from platform_defs.build import build_defs  # noqa: PLC0415
-
     from platform_defs.schedules import DAILY_JOB  # noqa: PLC0415
 
     days = [
@@ -172,12 +171,11 @@ def _summarise(settings: Settings) -> None:
     lake = platform.lake()
     tables = Table("table", "rows", title="What is there", title_justify="left")
     tables.columns[1].justify = "right"
-    for contract in (*contracts_of("sources"), *contracts_of("lake")):
-        if contract.name != "raw":
-            tables.add_row(f"lake.{contract.name}", f"{sum(lake.days(contract.name).values()):,}")
+    landed = [c.name for c in (*contracts_of("sources"), *contracts_of("lake")) if c.name != "raw"]
+    for name in landed:
+        tables.add_row(f"lake.{name}", f"{sum(lake.days(name).values()):,}")
     with platform.warehouse() as warehouse:
-        for table in (*contracts_of("warehouse"), "profile"):
-            name = table if isinstance(table, str) else table.name
+        for name in [*(contract.name for contract in contracts_of("warehouse")), "profile"]:
             [rows] = warehouse.query(f"SELECT COUNT(*) AS n FROM {name}").to_pylist()  # noqa: S608
             tables.add_row(f"warehouse.{name}", f"{rows['n']:,}")
     console.print(tables)

@@ -9,7 +9,7 @@ from profilehouse.platform import Platform
 from profilehouse.settings import Settings
 
 if TYPE_CHECKING:
-    import boto3
+    from boto3.session import Session
     from dagster_aws.s3 import S3Resource
     from dagster_snowflake import SnowflakeResource
 
@@ -33,11 +33,11 @@ def open_platform(settings: Settings, s3: S3Resource | None = None) -> Platform:
     )
 
 
-def aws_session(s3: S3Resource) -> boto3.Session:
+def aws_session(s3: S3Resource) -> Session:
     """The boto3 session that an S3Resource describes."""
-    import boto3  # noqa: PLC0415
+    from boto3.session import Session  # noqa: PLC0415
 
-    return boto3.Session(
+    return Session(  # type: ignore[no-untyped-call]
         profile_name=s3.profile_name,
         region_name=s3.region_name,
         aws_access_key_id=s3.aws_access_key_id,

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
 
 CONNECT_SECONDS = 5
-REQUEST_SECONDS = 30
+CONTROL_SECONDS = 10
+"""How long boto3 waits for an answer; its calls here are small."""
+TRANSFER_SECONDS = 30
+"""How long a transfer of file data may stall."""
 ATTEMPTS = 3
 
 
@@ -53,7 +56,7 @@ class Access:
             secret_key=self.secret_key,
             session_token=self.session_token,
             connect_timeout=CONNECT_SECONDS,
-            request_timeout=REQUEST_SECONDS,
+            request_timeout=TRANSFER_SECONDS,
             retry_strategy=AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
         )
 
@@ -66,7 +69,7 @@ class Access:
             "s3.secret-access-key": self.secret_key,
             "s3.session-token": self.session_token,
             "s3.connect-timeout": str(CONNECT_SECONDS),
-            "s3.request-timeout": str(REQUEST_SECONDS),
+            "s3.request-timeout": str(TRANSFER_SECONDS),
             "s3.retry-strategy-impl": "pyarrow.fs.AwsStandardS3RetryStrategy",
         }
         return {name: value for name, value in properties.items() if value is not None}
@@ -124,7 +127,7 @@ def _client(session: Session, service: str, **options: Any) -> Any:
 
     config = Config(  # type: ignore[no-untyped-call]
         connect_timeout=CONNECT_SECONDS,
-        read_timeout=REQUEST_SECONDS,
+        read_timeout=CONTROL_SECONDS,
         retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},
         **options,
     )
@@ -139,6 +142,7 @@ def _remedy(error: Exception) -> str:
         e.NoRegionError: "set AWS_DEFAULT_REGION or the profile's region",
         e.NoCredentialsError: "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         e.ConnectionError: "check the network and, where set, AWS_ENDPOINT_URL",
+        e.HTTPClientError: "check the network and, where set, AWS_ENDPOINT_URL",
         ValueError: "check AWS_ENDPOINT_URL and the profile",
     }
     by_code = {

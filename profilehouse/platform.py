@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from profilehouse.settings import Settings
 
 if TYPE_CHECKING:
-    import boto3
+    from boto3.session import Session
 
     from profilehouse.lake import Lake
     from profilehouse.profiles.features import Declaration
@@ -33,7 +33,7 @@ class Platform:
     """
 
     settings: Settings
-    aws: boto3.Session | None = None
+    aws: Session | None = None
     snowflake: Callable[[], AbstractContextManager[Any]] | None = None
 
     def sources(self) -> Folder:

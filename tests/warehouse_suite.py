@@ -1,4 +1,4 @@
-"""What every warehouse does, whatever the engine: one class of tests, run by a module per engine."""
+"""What every warehouse does: one class of tests, which a module for each engine runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def sql_of(table: Contract) -> str:
 
 
 def source_schema(source: str) -> pa.Schema:
-    """The layout of `staged` for a dimension: the source's columns and where the record came from."""
+    """The layout of `staged` for a dimension: the source's columns and where a record came from."""
     columns = [pa.field(c.name, c.arrow_type) for c in contract(source).columns]
     return pa.schema(
         [
@@ -240,7 +240,8 @@ class WarehouseSuite:
         lake.deliver(
             DAY_1,
             purchase(1),
-            purchase(1, "m", **campaign, event_type="impression", topic="mailings") | {"properties": None},
+            purchase(1, "m", **campaign, event_type="impression", topic="mailings")
+            | {"properties": None},
             purchase(1, "r", **campaign, topic="redemptions") | clicked,
         )
         lake.load(load_fact, warehouse, table)
@@ -484,7 +485,9 @@ class WarehouseSuite:
     ) -> None:
         lake = crm()
         lake.deliver(DAY_1, household(1, 7, midnight(DAY_1)))
-        lake.deliver(DAY_2, household(1, 7, midnight(DAY_2), age="65+"), household(2, 8, midnight(DAY_2)))
+        lake.deliver(
+            DAY_2, household(1, 7, midnight(DAY_2), age="65+"), household(2, 8, midnight(DAY_2))
+        )
         lake.load(load_history, warehouse, USERS)
         lake.deliver(DAY_2)
         report = lake.load(load_history, warehouse, USERS, DAY_2)
@@ -636,7 +639,12 @@ class WarehouseSuite:
         lake = events()
         lake.deliver(DAY_1, purchase(1))
         lake.load(load_fact, warehouse, PURCHASES)
-        with pytest.raises(KeyboardInterrupt), warehouse.transaction():
-            warehouse.execute("DELETE FROM fct_purchase")
-            raise KeyboardInterrupt
+
+        def interrupted() -> None:
+            with warehouse.transaction():
+                warehouse.execute("DELETE FROM fct_purchase")
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
         assert len(rows_of(warehouse, PURCHASES)) == 1

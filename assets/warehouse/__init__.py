@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
-from assets._common import column_lineage, days_of, declared, report_days, spans
+from assets._common import column_lineage, days_of, declared, owners, report_days, spans
 from profilehouse.contracts import contract
 from profilehouse.platform import Platform
 from profilehouse.sources.landing import delivered, histories, record_schema, records
@@ -51,7 +52,9 @@ def _fact(
         group_name="warehouse",
         kinds={"sql", "table"},
         pool=POOL,
-        **declared(contract(table), _path(table)),
+        description=contract(table).description,
+        owners=owners(contract(table)),
+        metadata=declared(contract(table), _path(table)),
     )
     def fact(
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
@@ -91,7 +94,9 @@ def _dim_user() -> dg.AssetsDefinition:
         group_name="warehouse",
         kinds={"sql", "table"},
         pool=POOL,
-        **declared(contract(table), _path(table)),
+        description=contract(table).description,
+        owners=owners(contract(table)),
+        metadata=declared(contract(table), _path(table)),
     )
     def dim_user(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
         lake = platform.lake()
@@ -119,7 +124,9 @@ def _dimension(table: str, source_name: str) -> dg.AssetsDefinition:
         group_name="warehouse",
         kinds={"sql", "table"},
         pool=POOL,
-        **declared(contract(table), _path(table)),
+        description=contract(table).description,
+        owners=owners(contract(table)),
+        metadata=declared(contract(table), _path(table)),
     )
     def dimension(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
         lake = platform.lake()
@@ -146,7 +153,9 @@ def _dim_date() -> dg.AssetsDefinition:
         group_name="warehouse",
         kinds={"sql", "table"},
         pool=POOL,
-        **declared(contract("dim_date"), _path("dim_date")),
+        description=contract("dim_date").description,
+        owners=owners(contract("dim_date")),
+        metadata=declared(contract("dim_date"), _path("dim_date")),
     )
     def dim_date(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
         """Whole years: from the year before the first business day to that of the newest."""
@@ -173,7 +182,7 @@ def _sql(table: str) -> str:
     return _path(table).read_text("utf-8")
 
 
-def _metadata(report: LoadReport, sql: str, read: Mapping[str, str]) -> dict[str, object]:
+def _metadata(report: LoadReport, sql: str, read: Mapping[str, str]) -> dict[str, Any]:
     """Rows, what was loaded, and where each column comes from.
 
     Args:

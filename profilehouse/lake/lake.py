@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -150,6 +150,19 @@ class Lake:
         with self._explained(f"read {name}"):
             table = self._load(name)
             return {} if table is None else iceberg.days(table)
+
+    def expire(self, name: str, age: timedelta = timedelta(days=1)) -> None:
+        """Forget the states of a table that are older than that, and delete files none needs.
+
+        Writing does this by itself now and then. A reader that takes longer than `age` fails.
+        """
+        from profilehouse.lake import iceberg  # noqa: PLC0415
+
+        self._layouts(name)
+        with self._explained(f"expire {name}"):
+            table = self._load(name)
+            if table is not None:
+                iceberg.expire(table, age)
 
     def _place(self, name: str) -> str:
         return f"{self.url}/{name}"

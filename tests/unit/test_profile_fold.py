@@ -25,6 +25,7 @@ from profilehouse.profiles.fold import (
 START = datetime(2026, 1, 10)
 WEEK = timedelta(days=7)
 SECOND = timedelta(seconds=1)
+MICROSECOND = timedelta(microseconds=1)
 
 DECLARATION = Declaration(
     version="1.0.0",
@@ -58,7 +59,7 @@ Event = dict[str, Any]
 
 
 def event(number: int, **given: Any) -> Event:
-    """A purchase at the start of 2026-01-10, received at once, unless something else is given."""
+    """A purchase at the start of 2026-01-10, received a second later unless given otherwise."""
     occurred_at = given.get("occurred_at", START)
     return {
         "event_id": f"e{number}",
@@ -68,7 +69,7 @@ def event(number: int, **given: Any) -> Event:
         "category": "A",
         "value_cents": 100,
         "occurred_at": occurred_at,
-        "received_at": occurred_at,
+        "received_at": occurred_at + SECOND,
     } | given
 
 
@@ -247,7 +248,7 @@ def test_an_event_dated_after_it_was_received_happened_just_before() -> None:
     copy = wrong_clock | {"received_at": START + timedelta(days=30)}
     row = row_of([wrong_clock], [event(2, occurred_at=START + timedelta(days=29))], [copy])
 
-    assert row.first_seen == row_of([event(1, occurred_at=received_at)]).first_seen
+    assert row.first_seen == row_of([event(1, occurred_at=received_at - MICROSECOND)]).first_seen
     assert row_of([wrong_clock]).newest_day == date(2026, 1, 10)
     assert row.newest_day == date(2026, 2, 8)
     assert row.totals[0] == 2
@@ -267,8 +268,8 @@ def test_of_the_newest_contents_equal_times_go_by_event_id() -> None:
 
 def test_an_id_is_forgotten_when_a_copy_of_it_would_be_too_late_to_count() -> None:
     first = event(1)
-    at_the_limit = event(2, occurred_at=START + WEEK)
-    beyond = event(3, occurred_at=START + WEEK + SECOND)
+    at_the_limit = event(2, received_at=START + WEEK)
+    beyond = event(3, occurred_at=START + WEEK, received_at=START + WEEK + SECOND)
 
     assert id_hash("e1") in row_of([first], [at_the_limit]).seen_ids
     assert id_hash("e1") not in row_of([first], [beyond]).seen_ids

@@ -1,0 +1,262 @@
+"""The warehouse on Snowflake: the common suite, and how it connects, stages and fails.
+
+It runs against the emulator, and against the real Snowflake as well where SNOWFLAKE_ACCOUNT,
+SNOWFLAKE_USER, SNOWFLAKE_DATABASE and a credential are set (SNOWFLAKE_WAREHOUSE and SNOWFLAKE_ROLE
+are optional). There each test works in a schema of its own, which it drops.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+from urllib.parse import urlencode
+from uuid import uuid4
+
+import pytest
+import snowflake.connector
+from dagster_snowflake import SnowflakeResource
+from snowflake.connector import SnowflakeConnection
+
+from profilehouse.contracts import contract
+from profilehouse.errors import ProfilehouseError
+from profilehouse.settings import Settings, load_settings
+from profilehouse.warehouse import open_warehouse
+from profilehouse.warehouse.load import load_fact
+from profilehouse.warehouse.on_snowflake import connection_arguments
+from services.fakesnow import FakesnowServer, fakesnow_server
+
+pytest.register_assert_rewrite("tests.warehouse_suite")
+from tests.warehouse_suite import (  # noqa: E402
+    DAY_1,
+    DAY_2,
+    PURCHASES,
+    WarehouseSuite,
+    events,
+    ledger_of,
+    purchase,
+    rows_of,
+)
+
+ENGINES = ["fakesnow", *(["snowflake"] if os.environ.get("SNOWFLAKE_ACCOUNT") else [])]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FakesnowServer]:
+    with fakesnow_server() as running:
+        yield running
+
+
+@pytest.fixture
+def emulated(server: FakesnowServer, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """An empty schema of the emulator."""
+    monkeypatch.setenv("SNOWFLAKE_PASSWORD", "any")
+    return load_settings(warehouse=server.url(f"TEST_{uuid4().hex}", "STAR"))
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest) -> Iterator[Settings]:
+    """An empty schema of the engine that the test is run for."""
+    if request.param == "fakesnow":
+        yield request.getfixturevalue("emulated")
+        return
+    given = os.environ
+    database, schema = given["SNOWFLAKE_DATABASE"], f"PROFILEHOUSE_TEST_{uuid4().hex}".upper()
+    options = {
+        name: given[f"SNOWFLAKE_{name.upper()}"]
+        for name in ("warehouse", "role")
+        if f"SNOWFLAKE_{name.upper()}" in given
+    }
+    place = f"snowflake://{given['SNOWFLAKE_USER']}@{given['SNOWFLAKE_ACCOUNT']}/{database}"
+    at = load_settings(warehouse=f"{place}/{schema}?{urlencode(options)}")
+    with snowflake.connector.connect(**connection_arguments(at)) as connection:
+        connection.cursor().execute(f"CREATE SCHEMA {database}.{schema}")
+        try:
+            yield at
+        finally:
+            connection.cursor().execute(f"DROP SCHEMA {database}.{schema}")
+
+
+@pytest.mark.parametrize("settings", ENGINES, indirect=True)
+class TestOnSnowflake(WarehouseSuite):
+    pass
+
+
+# How it connects
+
+Connect = Callable[[], AbstractContextManager[SnowflakeConnection]]
+
+
+def test_a_dagster_resource_may_give_the_connection(emulated: Settings) -> None:
+    arguments = connection_arguments(emulated)
+    resource = SnowflakeResource(
+        account=arguments["account"],
+        user=arguments["user"],
+        password=arguments["password"],
+        additional_snowflake_connection_args=arguments,
+    )
+    lake = events()
+    lake.deliver(DAY_1, purchase(1))
+    with open_warehouse(emulated, resource.get_connection) as warehouse:
+        lake.load(load_fact, warehouse, PURCHASES)
+    lake.deliver(DAY_2, purchase(1, properties={"quantity": "many"}))
+    with (
+        pytest.raises(snowflake.connector.Error, match="many"),
+        open_warehouse(emulated, resource.get_connection) as warehouse,
+    ):
+        lake.load(load_fact, warehouse, PURCHASES)
+    with open_warehouse(emulated) as warehouse:
+        assert ledger_of(warehouse, PURCHASES) == {DAY_1: 1}
+
+
+def test_a_connection_that_would_bind_values_by_pasting_them_is_refused(
+    emulated: Settings,
+) -> None:
+    arguments = connection_arguments(emulated) | {"paramstyle": "pyformat"}
+    with (
+        pytest.raises(ValueError, match="qmark"),
+        open_warehouse(emulated, lambda: snowflake.connector.connect(**arguments)),
+    ):
+        pass
+
+
+def test_a_missing_database_is_named_with_the_remedy(emulated: Settings) -> None:
+    arguments = connection_arguments(emulated) | {"database": None, "schema": None}
+    with (
+        pytest.raises(
+            ProfilehouseError, match="account fakesnow at 127.0.0.1.*create it, or grant"
+        ),
+        open_warehouse(emulated, lambda: snowflake.connector.connect(**arguments)),
+    ):
+        pass
+
+
+# What it runs
+
+
+class Recorded(SnowflakeConnection):
+    """A connection that remembers the text of every statement."""
+
+    statements: list[str]
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        cursor = super().cursor(*args, **kwargs)
+        execute, executemany = cursor.execute, cursor.executemany
+
+        def record(command: str, *args: Any, **kwargs: Any) -> Any:
+            self.statements.append(" ".join(command.split()))
+            return execute(command, *args, **kwargs)
+
+        def record_many(command: str, *args: Any, **kwargs: Any) -> Any:
+            self.statements.append(f"MANY {command}")
+            return executemany(command, *args, **kwargs)
+
+        cursor.execute, cursor.executemany = record, record_many
+        return cursor
+
+
+def test_rows_come_by_copy_and_only_dml_runs_in_the_transaction(emulated: Settings) -> None:
+    lake = events()
+    lake.deliver(DAY_1, purchase(1), purchase(2))
+    statements: list[str] = []
+
+    @contextmanager
+    def connect() -> Iterator[SnowflakeConnection]:
+        with Recorded(**connection_arguments(emulated)) as connection:
+            connection.statements = statements
+            yield connection
+
+    with open_warehouse(emulated, connect) as warehouse:
+        lake.load(load_fact, warehouse, PURCHASES)
+    verbs = [statement.split()[0] for statement in statements if statement[:6] != "SELECT"]
+    assert verbs == [
+        *("CREATE", "DELETE", "CREATE"),
+        *("CREATE", "PUT", "COPY"),
+        *("BEGIN", "DELETE", "MERGE", "DELETE", "INSERT", "COMMIT"),
+    ]
+    [fact] = [text for text in statements if "CREATE TABLE IF NOT EXISTS fct_purchase" in text]
+    assert fact.endswith("CLUSTER BY (occurred_on, user_key)")
+    [inserted] = [text for text in statements if text.startswith("INSERT")]
+    assert inserted.startswith("INSERT INTO load_ledger")
+
+
+# How it fails
+
+
+def test_an_unreachable_warehouse_is_named_in_bounded_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SNOWFLAKE_PASSWORD", "never shown")
+    url = "snowflake://me@nobody/DB/S?host=127.0.0.1&port=9&protocol=http"
+    begin = time.monotonic()
+    with (
+        pytest.raises(ProfilehouseError) as caught,
+        open_warehouse(load_settings(warehouse=url)),
+    ):
+        pass
+    assert time.monotonic() - begin < 60
+    message = str(caught.value)
+    assert "Snowflake account nobody at 127.0.0.1: cannot log in" in message
+    assert "check PROFILEHOUSE_WAREHOUSE and SNOWFLAKE_PASSWORD" in message
+    assert "\n" not in message
+    assert "never shown" not in message
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Answers a login as Snowflake does when the password is wrong; the emulator takes any."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.dumps(
+            {
+                "data": {},
+                "code": "390100",
+                "message": "Incorrect username or password was specified.",
+                "success": False,
+            }
+        ).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_a_wrong_password_is_said_so_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNOWFLAKE_PASSWORD", "never shown")
+    with HTTPServer(("127.0.0.1", 0), Refusing) as refusing:
+        threading.Thread(target=refusing.serve_forever, daemon=True).start()
+        url = f"snowflake://me@acc/DB/S?host=127.0.0.1&port={refusing.server_port}&protocol=http"
+        with (
+            pytest.raises(ProfilehouseError, match="Incorrect username or password") as caught,
+            open_warehouse(load_settings(warehouse=url)),
+        ):
+            pass
+        refusing.shutdown()
+    assert "Snowflake account acc at 127.0.0.1" in str(caught.value)
+    assert "never shown" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_connection_that_breaks_is_one_line_and_half_of_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SNOWFLAKE_PASSWORD", "any")
+    with fakesnow_server() as dying:
+        settings = load_settings(warehouse=dying.url("BROKEN", "STAR"))
+        arguments = connection_arguments(settings) | {"network_timeout": 1}
+        opened = open_warehouse(settings, lambda: snowflake.connector.connect(**arguments))
+        warehouse = opened.__enter__()
+        warehouse.create(contract("load_ledger"))
+    with pytest.raises(ProfilehouseError, match="account fakesnow .* run again"):
+        try:
+            rows_of(warehouse, contract("load_ledger"))
+        except BaseException as error:
+            opened.__exit__(type(error), error, error.__traceback__)
+            raise

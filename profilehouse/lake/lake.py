@@ -174,13 +174,17 @@ class Lake:
             table = self._catalog.load_table((NAMESPACE, name))
         except NoSuchTableError:
             return None
+        except FileNotFoundError as error:
+            raise self._misplaced(name, str(error)) from error
         if table.location() != self._place(name):
-            raise ProfilehouseError(
-                f"lake {self.url}: the catalog has the files of table {name} in"
-                f" {table.location()}; Iceberg lakes cannot be moved or copied:"
-                f" point PROFILEHOUSE_LAKE at the old place, or land into an empty lake"
-            )
+            raise self._misplaced(name, f"its files lie in {table.location()}")
         return table
+
+    def _misplaced(self, name: str, reason: str) -> ProfilehouseError:
+        return ProfilehouseError(
+            f"lake {self.url}: table {name}: {reason}; a lake cannot be moved or copied:"
+            " put it back where it was made, or land into an empty one"
+        )
 
     @contextmanager
     def _explained(self, doing: str) -> Iterator[None]:

@@ -399,14 +399,13 @@ def _newest(batch: _Batch, feature: Last) -> Iterator[tuple[int, tuple[int, str,
 
 def _merged_tiles(one: Tiles, other: Tiles, after: int) -> Tiles:
     merged: Tiles = {}
-    for key in one.keys() | other.keys():
-        days = dict(one.get(key, {}))
-        for day, value in other.get(key, {}).items():
-            days[day] = days.get(day, 0) + value
-        kept = {day: value for day, value in days.items() if day > after}
-        if kept:
-            merged[key] = kept
-    return merged
+    for tiles in (one, other):
+        for key, days in tiles.items():
+            kept = merged.setdefault(key, {})
+            for day, value in days.items():
+                if day > after:
+                    kept[day] = kept.get(day, 0) + value
+    return {key: days for key, days in merged.items() if days}
 
 
 def _per_user(

@@ -132,8 +132,9 @@ def python_pattern(pattern: str) -> str:
 
     There classes are ASCII and `$` is the very end; in Python it is also before a last newline.
     """
-    pieces = (piece if piece != "$" else r"\Z" for piece, _ in _pieces(pattern))
-    return "(?a)" + "".join(pieces)
+    return "(?a)" + "".join(
+        r"\Z" if piece == "$" and not in_class else piece for piece, in_class in _pieces(pattern)
+    )
 
 
 def _column_rules(contract: Contract, column: Column) -> list[Rule]:

@@ -23,7 +23,8 @@ from profilehouse.warehouse.base import STAGED, Warehouse, plain
 Connect = Callable[[], AbstractContextManager[SnowflakeConnection]]
 
 LOGIN_SECONDS = 30
-NETWORK_SECONDS = 300
+STATEMENT_SECONDS = 1800
+"""Longest a statement may run, and a request be tried again when the network fails."""
 NO_ACCESS = (606, 3001)
 """Error numbers: no virtual warehouse is chosen, a privilege is missing."""
 URL_PARAMETERS = ("warehouse", "role", "authenticator", "host", "port", "protocol")
@@ -107,7 +108,7 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
         "schema": schema,
         "paramstyle": "qmark",
         "login_timeout": LOGIN_SECONDS,
-        "network_timeout": NETWORK_SECONDS,
+        "network_timeout": STATEMENT_SECONDS,
         "session_parameters": {"QUERY_TAG": "profilehouse", "TIMEZONE": "UTC"},
         **options,
         **credentials,

@@ -9,8 +9,9 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 from urllib.parse import urlencode
@@ -87,8 +88,6 @@ class TestOnSnowflake(WarehouseSuite):
 
 # How it connects
 
-Connect = Callable[[], AbstractContextManager[SnowflakeConnection]]
-
 
 def test_a_dagster_resource_may_give_the_connection(emulated: Settings) -> None:
     arguments = connection_arguments(emulated)
@@ -126,9 +125,7 @@ def test_a_connection_that_would_bind_values_by_pasting_them_is_refused(
 def test_a_missing_database_is_named_with_the_remedy(emulated: Settings) -> None:
     arguments = connection_arguments(emulated) | {"database": None, "schema": None}
     with (
-        pytest.raises(
-            ProfilehouseError, match="account fakesnow at 127.0.0.1.*create it, or grant"
-        ),
+        pytest.raises(ProfilehouseError, match=r"account fakesnow at .*: create it, or grant"),
         open_warehouse(emulated, lambda: snowflake.connector.connect(**arguments)),
     ):
         pass
@@ -244,19 +241,22 @@ def test_a_wrong_password_is_said_so_and_not_shown(monkeypatch: pytest.MonkeyPat
     assert "\n" not in str(caught.value)
 
 
-def test_a_connection_that_breaks_is_one_line_and_half_of_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_connection_that_breaks_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SNOWFLAKE_PASSWORD", "any")
-    with fakesnow_server() as dying:
-        settings = load_settings(warehouse=dying.url("BROKEN", "STAR"))
-        arguments = connection_arguments(settings) | {"network_timeout": 1}
-        opened = open_warehouse(settings, lambda: snowflake.connector.connect(**arguments))
-        warehouse = opened.__enter__()
-        warehouse.create(contract("load_ledger"))
-    with pytest.raises(ProfilehouseError, match="account fakesnow .* run again"):
-        try:
-            rows_of(warehouse, contract("load_ledger"))
-        except BaseException as error:
-            opened.__exit__(type(error), error, error.__traceback__)
-            raise
+
+    def broken() -> None:
+        with ExitStack() as server:
+            settings = load_settings(
+                warehouse=server.enter_context(fakesnow_server()).url("BROKEN", "STAR")
+            )
+            arguments = connection_arguments(settings) | {"network_timeout": 1}
+            connect = partial(snowflake.connector.connect, **arguments)
+            with open_warehouse(settings, connect) as warehouse:
+                warehouse.create(contract("load_ledger"))
+                server.close()
+                rows_of(warehouse, contract("load_ledger"))
+
+    with pytest.raises(ProfilehouseError, match=r"account fakesnow at .* run again") as caught:
+        broken()
+    assert "\n" not in str(caught.value)

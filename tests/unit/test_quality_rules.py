@@ -1,9 +1,12 @@
 """Row rules made from contracts."""
 
+import re
 from pathlib import Path
 
+import duckdb
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profilehouse.contracts import Column, Contract, RowExpression, contract, load_contracts
@@ -19,6 +22,8 @@ from profilehouse.quality.rules import (
     python_pattern,
     row_rules,
 )
+from profilehouse.quality.sql import fails_where
+from profilehouse.warehouse.sql import translate
 
 
 def a_contract(*columns: Column, **more: object) -> Contract:
@@ -159,12 +164,24 @@ def test_in_python_a_dollar_is_the_very_end_unless_it_is_a_character() -> None:
     assert python_pattern(r"^\$[$]\d$") == r"(?a)^\$[$]\d\Z"
 
 
-@given(st.text(alphabet=r"ab01.^$*+?{}[]()|\dws,-:", max_size=12))
-def test_any_pattern_makes_a_rule_or_a_clear_refusal(pattern: str) -> None:
+@settings(max_examples=400)
+@given(
+    st.text(alphabet=r"ab01.^$*+?{}[]()|\dDwW,-", max_size=8),
+    st.lists(st.text(alphabet="ab01.$-^[\\\n é٣", max_size=6), max_size=20),
+)
+def test_an_accepted_pattern_matches_the_same_texts_in_python_and_in_sql(
+    pattern: str, texts: list[str]
+) -> None:
     column = Column("a", "string", "A.", pattern=pattern)
     try:
-        (rule,) = row_rules(a_contract(column))
-    except ProfilehouseError as error:
-        assert "property a: pattern" in str(error)
-    else:
-        assert rule.test == Matches("a", pattern)
+        row_rules(a_contract(column))
+    except ProfilehouseError as refusal:
+        assert "property a: pattern" in str(refusal)  # noqa: PT017
+        return
+    with duckdb.connect() as connection:
+        connection.register("texts", pa.table({"a": pa.array(texts, pa.string())}))
+        sql = translate(
+            f"SELECT {fails_where(Matches('a', pattern))} AS fails FROM texts", "duckdb"
+        )
+        in_sql = [not fails for (fails,) in connection.sql(sql).fetchall()]
+    assert in_sql == [bool(re.search(python_pattern(pattern), text)) for text in texts]

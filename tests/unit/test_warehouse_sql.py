@@ -1,0 +1,216 @@
+"""The warehouse's SQL as text: the star's files, the operations, translation and lineage."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import sqlglot
+from sqlglot import exp
+
+from profilehouse import warehouse
+from profilehouse.contracts import Contract, contract, contracts_of
+from profilehouse.errors import ProfilehouseError
+from profilehouse.settings import load_settings
+from profilehouse.warehouse import statements
+from profilehouse.warehouse.on_snowflake import connection_arguments, stage_statements
+from profilehouse.warehouse.sql import lineage, select_columns, translate
+
+SQL_DIR = Path(__file__).resolve().parents[2] / "assets" / "warehouse" / "sql"
+STAR = [c for c in contracts_of("warehouse") if c.name != "load_ledger"]
+FACTS = [c for c in STAR if c.name.startswith("fct_")]
+
+
+def sql_of(table: str) -> str:
+    return (SQL_DIR / f"{table}.sql").read_text("utf-8")
+
+
+def by_name(table: Contract) -> str:
+    return table.name
+
+
+# The star's files
+
+
+def test_every_table_of_the_star_has_its_sql_and_no_sql_is_without_table() -> None:
+    assert {path.stem for path in SQL_DIR.glob("*.sql")} == {table.name for table in STAR}
+
+
+@pytest.mark.parametrize("table", STAR, ids=by_name)
+def test_a_file_yields_the_contracts_columns_in_their_order(table: Contract) -> None:
+    assert select_columns(sql_of(table.name)) == tuple(c.name for c in table.columns)
+
+
+@pytest.mark.parametrize("table", STAR, ids=by_name)
+def test_a_file_reads_nothing_but_what_was_staged(table: Contract) -> None:
+    assert {origin for inputs in lineage(sql_of(table.name)).values() for origin, _ in inputs} == {
+        "staged"
+    }
+
+
+@pytest.mark.parametrize("table", STAR, ids=by_name)
+def test_every_column_comes_from_some_column_of_the_source(table: Contract) -> None:
+    assert all(lineage(sql_of(table.name)).values())
+
+
+# The operations
+
+
+@pytest.mark.parametrize("fact", FACTS, ids=by_name)
+def test_the_source_of_a_merge_has_one_row_a_key_the_one_with_the_lowest_position(
+    fact: Contract,
+) -> None:
+    merge = sqlglot.parse_one(statements.merge(fact, sql_of(fact.name)), read="snowflake")
+    assert isinstance(merge, exp.Merge)
+    using = merge.args["using"].this
+    rank = using.args["qualify"].this
+    assert isinstance(rank, exp.EQ)
+    assert rank.expression == exp.Literal.number(1)
+    window = rank.this
+    assert isinstance(window.this, exp.RowNumber)
+    assert [c.name for c in window.args["partition_by"]] == list(fact.primary_key)
+    order = window.args["order"].expressions
+    assert [c.this.name for c in order] == ["delivered_on", "topic", "line"]
+    assert not any(c.args.get("desc") for c in order)
+
+
+@pytest.mark.parametrize("fact", FACTS, ids=by_name)
+def test_a_merge_updates_only_what_came_later_and_inserts_every_column(fact: Contract) -> None:
+    merge = sqlglot.parse_one(statements.merge(fact, sql_of(fact.name)), read="snowflake")
+    update, insert = merge.args["whens"].expressions
+    condition = f"incoming.delivered_on < {fact.name}.delivered_on"
+    assert update.args["condition"].sql("snowflake") == condition
+    assert [e.this.name for e in update.args["then"].expressions] == [c.name for c in fact.columns]
+    assert insert.args["matched"] is False
+    assert [c.name for c in insert.args["then"].this.expressions] == [c.name for c in fact.columns]
+
+
+def test_tables_are_clustered_on_snowflake_as_their_contracts_say() -> None:
+    clustered = {table.name: table.cluster_by for table in STAR if table.cluster_by}
+    assert clustered.keys() >= {"fct_purchase", "fct_interaction", "dim_user", "dim_content"}
+    for name, columns in clustered.items():
+        assert contract(name).ddl("snowflake").endswith(f"CLUSTER BY ({', '.join(columns)})")
+        assert "CLUSTER" not in contract(name).ddl("duckdb")
+
+
+def test_rows_are_staged_by_one_bulk_copy_of_a_parquet_file() -> None:
+    schema = pa.schema([("user_id", pa.string()), ("at", pa.timestamp("us")), ("day", pa.date32())])
+    create, put, copy = stage_statements(Path("/tmp/it's/staged.parquet"), schema)
+    assert create == (
+        "CREATE OR REPLACE TEMPORARY TABLE staged (user_id VARCHAR, at TIMESTAMP_NTZ(6), day DATE)"
+    )
+    assert put.startswith("PUT 'file:///tmp/it\\'s/staged.parquet' @%staged ")
+    assert copy == (
+        "COPY INTO staged (user_id, at, day) FROM (SELECT $1:user_id::VARCHAR,"
+        " $1:at::TIMESTAMP_NTZ(6), $1:day::DATE FROM @%staged)"
+        " FILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE)"
+        " ON_ERROR = ABORT_STATEMENT PURGE = TRUE"
+    )
+
+
+def test_no_row_goes_to_a_warehouse_one_by_one() -> None:
+    folder = Path(warehouse.__file__).parent
+    code = {path.name: path.read_text("utf-8") for path in folder.glob("*.py")}
+    assert "load.py" in code
+    assert not [name for name, text in code.items() if "executemany" in text]
+    assert {n for n, text in code.items() if "insert_values(" in text} == {
+        "load.py",
+        "statements.py",
+    }
+    assert code["load.py"].count("insert_values(ledger") == code["load.py"].count("insert_values(")
+
+
+# Translation
+
+
+@pytest.mark.parametrize("table", STAR, ids=by_name)
+def test_what_a_table_is_loaded_with_translates_without_a_warning(table: Contract) -> None:
+    sql = sql_of(table.name)
+    texts = [table.ddl("snowflake").split(" CLUSTER BY")[0], statements.insert(table, sql)]
+    if table in FACTS:
+        texts += [statements.merge(table, sql), statements.lost_rows(table, sql, 2)]
+    for text in texts:
+        assert sqlglot.parse_one(translate(text, "duckdb"), read="duckdb")
+
+
+def test_values_stay_bound_when_translated() -> None:
+    sql = "SELECT a::VARCHAR AS b FROM t WHERE c IN (?, ?)"
+    assert translate(sql, "duckdb") == "SELECT CAST(a AS TEXT) AS b FROM t WHERE c IN (?, ?)"
+
+
+def test_snowflakes_own_text_is_left_as_it_is() -> None:
+    sql = "select  a -- as written\nfrom t"
+    assert translate(sql, "snowflake") == sql
+
+
+@pytest.mark.parametrize(
+    ("sql", "reason"),
+    [
+        ("CREATE TABLE t (id INTEGER AUTOINCREMENT)", "AUTOINCREMENT"),
+        ("SELECT TO_CHAR(day, 'YYYY') AS year FROM t", "format"),
+        ("SELECT 1 AS a; SELECT 2 AS b", "2 statements"),
+        ("SELECT FROM WHERE", "Expected"),
+        ("CREATE STREAM s ON TABLE t", "unsupported syntax"),
+    ],
+)
+def test_what_does_not_translate_exactly_is_an_error_of_one_line(sql: str, reason: str) -> None:
+    with pytest.raises(ProfilehouseError, match=reason) as caught:
+        translate(sql, "duckdb")
+    assert "\n" not in str(caught.value)
+    assert sql in str(caught.value)
+
+
+# Lineage
+
+
+def test_lineage_goes_through_windows_and_common_tables_to_the_source() -> None:
+    found = lineage(sql_of("dim_user"))
+    assert found["user_key"] == [("staged", "household_id")]
+    assert found["age_band"] == [("staged", "age")]
+    assert found["valid_to"] == [("staged", "household_id"), ("staged", "updated_at")]
+
+
+def test_lineage_names_every_column_that_a_value_is_computed_from() -> None:
+    found = lineage(sql_of("fct_purchase"))
+    assert found["user_key"] == [("staged", "user_id")]
+    assert found["coupon_discount_cents"] == [("staged", "properties")]
+    assert found["occurred_on"] == [("staged", "occurred_at")]
+
+
+def test_lineage_of_a_join_needs_to_know_the_tables_columns() -> None:
+    sql = "SELECT SUM(amount) AS spent, brand, 1 AS one FROM f JOIN d ON f.k = d.k GROUP BY brand"
+    assert lineage(sql, {"f": ["k", "amount"], "d": ["k", "brand"]}) == {
+        "spent": [("f", "amount")],
+        "brand": [("d", "brand")],
+        "one": [],
+    }
+
+
+# Connecting
+
+
+def test_a_snowflake_url_and_the_environment_give_the_connections_arguments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("SNOWFLAKE_PASSWORD", raising=False)
+    monkeypatch.setenv("SNOWFLAKE_PRIVATE_KEY_FILE", "key.p8")
+    url = "snowflake://jo%40shop@org-acc/DB/STAR?warehouse=LOAD&role=LOADER"
+    arguments = connection_arguments(load_settings(warehouse=url))
+    wanted = {
+        "account": "org-acc",
+        "user": "jo@shop",
+        "database": "DB",
+        "schema": "STAR",
+        "warehouse": "LOAD",
+        "role": "LOADER",
+        "private_key_file": "key.p8",
+        "paramstyle": "qmark",
+        "login_timeout": 30,
+    }
+    assert arguments.items() >= wanted.items()
+    assert "password" not in arguments
+
+
+def test_an_unknown_parameter_in_the_url_is_named_beside_those_it_may_have() -> None:
+    url = "snowflake://jo@acc/DB/STAR?wharehouse=LOAD"
+    with pytest.raises(ProfilehouseError, match="wharehouse; it may have warehouse, role"):
+        connection_arguments(load_settings(warehouse=url))

@@ -105,9 +105,10 @@ def _landed_metadata(result: Landed) -> dict[str, int | str]:
 
 def _failure(source: Contract, result: Landed) -> dg.Failure:
     problems = list(result.problems.values())
+    count = "one delivery" if len(problems) == 1 else f"{len(problems)} deliveries"
     return dg.Failure(
-        f"{len(problems)} deliveries of {source.name} are missing or unreadable; all others have"
-        f" landed. {'; '.join(problems[:5])}{' ...' if len(problems) > 5 else ''}",  # noqa: PLR2004
+        f"missing or unreadable: {count} of {source.name}; all others have landed."
+        f" {'; '.join(problems[:5])}{' ...' if len(problems) > 5 else ''}",  # noqa: PLR2004
         allow_retries=False,
     )
 

@@ -81,7 +81,7 @@ def no_record_was_refused(
         observed=f"{len(letters):,} of {total:,} records refused" + (f": {most}" if most else ""),
         failing=len(letters),
         total=total,
-        remedy=f"ask {source.owner} to correct the records and deliver these days again",
+        remedy=f"Ask {source.owner} to correct the records and deliver these days again",
         sample=sample_of(letters, ()),
         numbers={"dead_letters": len(letters), "records": total},
     )
@@ -100,7 +100,7 @@ def every_file_names_its_day(source: Contract, names: Collection[str]) -> CheckR
         else "no other file",
         failing=len(names),
         total=len(names),
-        remedy=f"rename the files of {source.name} to their day, or move them away",
+        remedy=f"Rename the files of {source.name} to their day, or move them away",
         sample=sample_of(({"file": name} for name in sorted(names)), ()),
         numbers={"unrecognised_files": len(names)},
     )
@@ -122,7 +122,7 @@ def every_day_was_delivered(
         + (f": {listed}" if missing else ""),
         failing=len(missing),
         total=len(days),
-        remedy=f"ask {source.owner} for these days, then materialize their partitions",
+        remedy=f"Ask {source.owner} for these days, then materialize their partitions",
         sample=sample_of(({"delivered_on": day} for day in missing), ()),
         numbers={"missing_days": len(missing), "days": len(days)},
     )
@@ -162,7 +162,7 @@ def every_delivered_day_is_loaded(
         observed=f"{len(missing)} of {len(built)} days not loaded",
         failing=len(missing),
         total=len(built),
-        remedy=f"materialize these partitions of warehouse/{table}",
+        remedy=f"Materialize these partitions of warehouse/{table}",
         sample=sample_of(({"delivered_on": day} for day in missing), ()),
         numbers={"missing_days": len(missing), "days": len(built)},
     )
@@ -198,10 +198,10 @@ def every_buyer_has_demographics(source: Source) -> CheckResult:
         state="failed" if unknown else "passed",
         severity="warning",
         description="every user who bought is in dim_user",
-        expected=f"{counts['buyers']:,} users",
+        expected=f"all {counts['buyers']:,} households that bought are in dim_user",
         observed=f"{unknown:,} of {counts['buyers']:,} households have no demographics",
         failing=unknown,
         total=counts["buyers"],
-        remedy="join dim_user with LEFT JOIN, and ask crm-team for the households they lack",
+        remedy="Join dim_user with LEFT JOIN, and ask crm-team for the households they lack",
         numbers={"unknown_users": unknown, "users": counts["buyers"]},
     )

@@ -79,7 +79,7 @@ def _accounts(source: Contract) -> dg.AssetChecksDefinition:
                 ),
                 ["delivered_on"],
                 accounted,
-                f"materialize these days of lake/{source.name} again",
+                f"Materialize these days of lake/{source.name} again",
             ),
         )
         yield reported(key, no_delivery_repeats_another(source, deliveries))
@@ -108,7 +108,7 @@ def no_delivery_repeats_another(
         observed=f"{len(repeated)} of {len(deliveries)} files repeat an earlier day's",
         failing=len(repeated),
         total=len(deliveries),
-        remedy=f"ask {source.owner} which day the file is for, and deliver the other one",
+        remedy=f"Ask {source.owner} which day the file is for, and deliver the other one",
         sample=sample_of(repeated, ()),
         numbers={"repeated_files": len(repeated), "files": len(deliveries)},
     )
@@ -141,7 +141,7 @@ def _events() -> dg.AssetChecksDefinition:
         )
         events = _events_by_day(lake, days)
         counts = events.select(landed.column_names)
-        remedy = "materialize these days of lake/events again"
+        remedy = "Materialize these days of lake/events again"
         yield reported(
             key, same_rows(BUILT, landed, counts, ["topic", "delivered_on"], built, remedy)
         )
@@ -210,7 +210,7 @@ def _facts(table: Contract) -> dg.AssetChecksDefinition:
         events = _distinct_events(platform.lake(), table.name)
         with platform.warehouse() as warehouse:
             facts = _facts_by_day(warehouse, table.name, has_money)
-        remedy = f"materialize these days of warehouse/{table.name} again"
+        remedy = f"Materialize these days of warehouse/{table.name} again"
         for name, number, description in (
             (LOADED, "events", loaded),
             (MONEY_LOADED, "cents", money),
@@ -297,7 +297,7 @@ def store_and_warehouse_agree(agreement: Agreement, as_of: date) -> CheckResult:
         observed=f"{agreement.differing:,} of {agreement.users:,} users differ as of {as_of}",
         failing=agreement.differing,
         total=agreement.users,
-        remedy="materialize warehouse/profile and profiles/profile_store again; if they still"
+        remedy="Materialize warehouse/profile and profiles/profile_store again; if they still"
         " differ, one of the two was folded from other events",
         sample=sample_of(
             (

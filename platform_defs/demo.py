@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -42,14 +43,15 @@ def main(serve: bool, port: int) -> None:
     try:
         delivered = _deliver()
         settings = _remember(delivered)
-        _load(settings, delivered)
+        loaded = _load(settings, delivered)
         _summarise(settings)
+        console.print(f"Done in {time.monotonic() - started:.0f} s.")
+        if serve:
+            _serve(port)
     except ProfilehouseError as error:
         console.print(f"[red]{error}[/red]")
         sys.exit(1)
-    console.print(f"Done in {time.monotonic() - started:.0f} s.")
-    if serve:
-        _serve(port)
+    sys.exit(0 if loaded else 1)
 
 
 def _deliver() -> Delivered:
@@ -67,7 +69,8 @@ def _deliver() -> Delivered:
         f"The Complete Journey ({delivered.origin}): the retailer's 2017, all dates"
         f" {delivered.weeks_shifted} weeks later, so that its business days are"
         f" {delivered.first_day} to {delivered.last_day} ({delivered.timezone})."
-        f" {delivered.files} files, {sum(delivered.records.values()):,} records."
+        f" {delivered.files} files, {sum(delivered.records.values()):,} records. Nothing is"
+        " delivered after that: from then on the schedule every_morning fails and says so."
     )
     console.print(
         f"The real data has no changes of demographics; the demo adds some. {CHANGE_RULE}"
@@ -88,8 +91,12 @@ def _remember(delivered: Delivered) -> Settings:
     return load_settings()
 
 
-def _load(settings: Settings, delivered: Delivered) -> None:
-    """Run the daily job once for the whole year, unless everything delivered is loaded."""
+def _load(settings: Settings, delivered: Delivered) -> bool:
+    """Run the daily job once for the whole year, unless everything delivered is loaded.
+
+    Returns:
+        Whether everything is loaded.
+    """
     import dagster as dg  # noqa: PLC0415
 
     from platform_defs.build import build_defs  # noqa: PLC0415
@@ -102,7 +109,7 @@ def _load(settings: Settings, delivered: Delivered) -> None:
     with dg.DagsterInstance.get() as instance:
         if not _is_new(settings, instance, days):
             console.print(f"Nothing new: all {len(days)} days are loaded and checked.")
-            return
+            return True
         job = build_defs(settings).resolve_job_def(DAILY_JOB)
         run_id = str(uuid4())
         with _bar() as bar:
@@ -136,6 +143,7 @@ def _load(settings: Settings, delivered: Delivered) -> None:
                 if event.is_step_failure
             ]
             console.print("[red]The run failed. " + " | ".join(failures) + "[/red]")
+        return bool(result.success)
 
 
 def _is_new(settings: Settings, instance: dg.DagsterInstance, days: list[date]) -> bool:
@@ -181,14 +189,14 @@ def _summarise(settings: Settings) -> None:
     console.print(tables)
 
     keys = build_defs(settings).resolve_asset_graph().asset_check_keys
-    passed, troubles, silent = 0, [], []
+    passed, silent, troubles = 0, 0, []
     with dg.DagsterInstance.get() as instance:
         latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(sorted(keys))
     for key in sorted(keys):
         record = latest.get(key)
         evaluation = record.evaluation if record else None
         if evaluation is None:
-            silent.append(key)
+            silent += 1
         elif evaluation.passed:
             passed += 1
         else:
@@ -196,7 +204,7 @@ def _summarise(settings: Settings) -> None:
     warned = sum(e.severity == dg.AssetCheckSeverity.WARN for _, e in troubles)
     console.print(
         f"Checks: {passed} passed, {warned} warned, {len(troubles) - warned} failed"
-        + (f", {len(silent)} did not run" if silent else "")
+        + (f", {silent} did not run (the job all_checks runs them)" if silent else "")
     )
     for key, evaluation in troubles:
         colour = "yellow" if evaluation.severity == dg.AssetCheckSeverity.WARN else "red"
@@ -204,12 +212,11 @@ def _summarise(settings: Settings) -> None:
             f"  [{colour}]{evaluation.severity.value}[/{colour}]"
             f" {key.asset_key.to_user_string()} {key.name}: {evaluation.description}"
         )
-    for key in silent:
-        console.print(f"  [red]DID NOT RUN[/red] {key.asset_key.to_user_string()} {key.name}")
 
 
 def _serve(first_port: int) -> None:
     """Serve the UI, with the daemon for schedules and sensors, until interrupted."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     port = _free_port(first_port)
     command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:  # noqa: S603

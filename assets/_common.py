@@ -56,23 +56,39 @@ def column_schema(contract: Contract) -> dg.TableSchema:
 
 def column_lineage(
     lineage: Mapping[str, Sequence[tuple[str, str]]], keys: Mapping[str, dg.AssetKey]
-) -> dg.TableColumnLineage:
-    """Column lineage for the UI.
+) -> dict[str, Any]:
+    """Column lineage as an asset's metadata: for Dagster+, and as a table that every UI shows.
 
     Args:
         lineage: for each column the (table, column) pairs it is made from.
         keys: the asset behind each table; tables that are no asset are left out.
     """
-    return dg.TableColumnLineage(
-        deps_by_column={
-            column: [
-                dg.TableColumnDep(asset_key=keys[table], column_name=source)
-                for table, source in sources
-                if table in keys
-            ]
-            for column, sources in lineage.items()
-        }
-    )
+    origins = {
+        column: [
+            dg.TableColumnDep(asset_key=keys[table], column_name=source)
+            for table, source in sources
+            if table in keys
+        ]
+        for column, sources in lineage.items()
+    }
+    return {
+        "dagster/column_lineage": dg.TableColumnLineage(deps_by_column=origins),
+        "made_from": dg.MetadataValue.table(
+            [
+                dg.TableRecord(
+                    {
+                        "column": column,
+                        "made from": ", ".join(
+                            f"{origin.asset_key.to_user_string()}.{origin.column_name}"
+                            for origin in made_from
+                        ),
+                    }
+                )
+                for column, made_from in origins.items()
+            ],
+            dg.TableSchema([dg.TableColumn("column"), dg.TableColumn("made from")]),
+        ),
+    }
 
 
 def report_days(

@@ -1,5 +1,7 @@
 """The lake's assets: every source as it was delivered, and the events made from them."""
 
+from collections.abc import Callable, Sequence
+
 import dagster as dg
 
 from assets._common import column_schema, days_of, declared, owners, report_days, spans
@@ -39,18 +41,27 @@ def lake_assets(daily: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefinition
     ]
 
 
-def _daily_log(source: Contract, daily: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=["lake", source.name],
-        deps=[dg.AssetKey(["sources", source.name])],
+def _asset(
+    table: Contract,
+    upstream: Sequence[Sequence[str]],
+    daily: dg.PartitionsDefinition[str] | None = None,
+) -> Callable[..., dg.AssetsDefinition]:
+    """The decorator of a lake table's asset; `daily` where it is partitioned."""
+    return dg.asset(
+        key=["lake", table.name],
+        deps=[dg.AssetKey(key) for key in upstream],
         partitions_def=daily,
-        backfill_policy=dg.BackfillPolicy.single_run(),
+        backfill_policy=dg.BackfillPolicy.single_run() if daily else None,
         group_name="lake",
         kinds={"iceberg"},
-        description=source.description,
-        owners=owners(source),
-        metadata=declared(source),
+        description=table.description,
+        owners=owners(table),
+        metadata=declared(table),
     )
+
+
+def _daily_log(source: Contract, daily: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+    @_asset(source, [["sources", source.name]], daily)
     def landed(
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> dg.MaterializeResult[None]:
@@ -71,15 +82,7 @@ def _daily_log(source: Contract, daily: dg.PartitionsDefinition[str]) -> dg.Asse
 
 
 def _reference(source: Contract) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=["lake", source.name],
-        deps=[dg.AssetKey(["sources", source.name])],
-        group_name="lake",
-        kinds={"iceberg"},
-        description=source.description,
-        owners=owners(source),
-        metadata=declared(source),
-    )
+    @_asset(source, [["sources", source.name]])
     def landed(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
         folder, lake = platform.sources(), platform.lake()
         days = folder.deliveries(source).files
@@ -114,16 +117,10 @@ def _failure(source: Contract, result: Landed) -> dg.Failure:
 
 
 def _events(daily: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=["lake", "events"],
-        deps=[dg.AssetKey(["lake", topic]) for topic in (*EVENT_SOURCES, CATALOG)],
-        partitions_def=daily,
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        group_name="lake",
-        kinds={"iceberg", "sql"},
-        description=contract("events").description,
-        owners=owners(contract("events")),
-        metadata=declared(contract("events")),
+    @_asset(
+        contract("events"),
+        [["lake", topic] for topic in (*EVENT_SOURCES, CATALOG)],
+        daily,
     )
     def events(
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]

@@ -51,7 +51,7 @@ def _profile_table() -> dg.AssetsDefinition:
             metadata={
                 "dagster/row_count": report.rows,
                 "as_of": as_of.isoformat(),
-                "dagster/column_lineage": column_lineage(
+                **column_lineage(
                     lineage(sql, columns),
                     {fact: dg.AssetKey(["warehouse", fact]) for fact in FACTS},
                 ),

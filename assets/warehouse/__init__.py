@@ -1,6 +1,6 @@
 """The warehouse's assets: the star schema, loaded from the lake. Its SQL lies in sql/."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from itertools import chain
 from pathlib import Path
@@ -39,16 +39,15 @@ def warehouse_assets(daily: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefin
     ]
 
 
-def _fact(
-    table: str, topics: Sequence[str], daily: dg.PartitionsDefinition[str]
-) -> dg.AssetsDefinition:
-    sql = _sql(table)
-
-    @dg.asset(
+def _asset(
+    table: str, upstream: str, daily: dg.PartitionsDefinition[str] | None = None
+) -> Callable[..., dg.AssetsDefinition]:
+    """The decorator of a table's asset, loaded from a lake asset; `daily` where partitioned."""
+    return dg.asset(
         key=["warehouse", table],
-        deps=[dg.AssetKey(["lake", "events"])],
+        deps=[dg.AssetKey(["lake", upstream])],
         partitions_def=daily,
-        backfill_policy=dg.BackfillPolicy.single_run(),
+        backfill_policy=dg.BackfillPolicy.single_run() if daily else None,
         group_name="warehouse",
         kinds={"sql", "table"},
         pool=POOL,
@@ -56,6 +55,14 @@ def _fact(
         owners=owners(contract(table)),
         metadata=declared(contract(table), _path(table)),
     )
+
+
+def _fact(
+    table: str, topics: Sequence[str], daily: dg.PartitionsDefinition[str]
+) -> dg.AssetsDefinition:
+    sql = _sql(table)
+
+    @_asset(table, "events", daily)
     def fact(
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> dg.MaterializeResult[None]:
@@ -88,16 +95,7 @@ def _dim_user() -> dg.AssetsDefinition:
     table, source = "dim_user", contract("crm")
     sql = _sql(table)
 
-    @dg.asset(
-        key=["warehouse", table],
-        deps=[dg.AssetKey(["lake", source.name])],
-        group_name="warehouse",
-        kinds={"sql", "table"},
-        pool=POOL,
-        description=contract(table).description,
-        owners=owners(contract(table)),
-        metadata=declared(contract(table), _path(table)),
-    )
+    @_asset(table, source.name)
     def dim_user(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
         lake = platform.lake()
         with platform.warehouse() as warehouse:
@@ -118,16 +116,7 @@ def _dimension(table: str, source_name: str) -> dg.AssetsDefinition:
     source = contract(source_name)
     sql = _sql(table)
 
-    @dg.asset(
-        key=["warehouse", table],
-        deps=[dg.AssetKey(["lake", source.name])],
-        group_name="warehouse",
-        kinds={"sql", "table"},
-        pool=POOL,
-        description=contract(table).description,
-        owners=owners(contract(table)),
-        metadata=declared(contract(table), _path(table)),
-    )
+    @_asset(table, source.name)
     def dimension(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
         lake = platform.lake()
         with platform.warehouse() as warehouse:
@@ -147,16 +136,7 @@ def _dimension(table: str, source_name: str) -> dg.AssetsDefinition:
 def _dim_date() -> dg.AssetsDefinition:
     sql = _sql("dim_date")
 
-    @dg.asset(
-        key=["warehouse", "dim_date"],
-        deps=[dg.AssetKey(["lake", "events"])],
-        group_name="warehouse",
-        kinds={"sql", "table"},
-        pool=POOL,
-        description=contract("dim_date").description,
-        owners=owners(contract("dim_date")),
-        metadata=declared(contract("dim_date"), _path("dim_date")),
-    )
+    @_asset("dim_date", "events")
     def dim_date(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
         """Whole years: from the year before the first business day to that of the newest."""
         first_day = platform.settings.first_day
@@ -193,5 +173,5 @@ def _metadata(report: LoadReport, sql: str, read: Mapping[str, str]) -> dict[str
         "dagster/row_count": report.rows,
         "staged_rows": sum(report.staged_rows.values()),
         "loaded_days": spans(list(report.staged_rows)),
-        "dagster/column_lineage": column_lineage(lineage(sql), keys),
+        **column_lineage(lineage(sql), keys),
     }

@@ -1,6 +1,7 @@
 """The lake's assets: every source as it was delivered, and the events made from them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 
 import dagster as dg
 
@@ -8,6 +9,7 @@ from assets._common import column_schema, days_of, declared, owners, report_days
 from profilehouse.contracts import Contract, contract, contracts_of
 from profilehouse.events.build import CATALOG, EVENT_SOURCES, build_events
 from profilehouse.platform import Platform
+from profilehouse.sources.deliveries import Folder
 from profilehouse.sources.landing import Landed, land
 
 
@@ -66,8 +68,9 @@ def _daily_log(source: Contract, daily: dg.PartitionsDefinition[str]) -> dg.Asse
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> dg.MaterializeResult[None]:
         days = days_of(context)
-        lake = platform.lake()
-        result = land(source, days, platform.sources(), lake, platform.settings.zone)
+        folder, lake = platform.sources(), platform.lake()
+        _report_files(context, source, folder)
+        result = land(source, days, folder, lake, platform.settings.zone)
         if result.problems:
             for day in days:
                 if day not in result.problems:
@@ -83,9 +86,11 @@ def _daily_log(source: Contract, daily: dg.PartitionsDefinition[str]) -> dg.Asse
 
 def _reference(source: Contract) -> dg.AssetsDefinition:
     @_asset(source, [["sources", source.name]])
-    def landed(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
+    def landed(
+        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> dg.MaterializeResult[None]:
         folder, lake = platform.sources(), platform.lake()
-        days = folder.deliveries(source).files
+        days = _report_files(context, source, folder)
         result = land(source, days, folder, lake, platform.settings.zone)
         if result.problems:
             raise _failure(source, result)
@@ -95,6 +100,20 @@ def _reference(source: Contract) -> dg.AssetsDefinition:
         )
 
     return landed
+
+
+def _report_files(
+    context: dg.AssetExecutionContext, source: Contract, folder: Folder
+) -> Mapping[date, str]:
+    """The files a source has delivered, by day; the source is seen as observed."""
+    files = folder.deliveries(source).files
+    context.log_event(
+        dg.AssetObservation(
+            ["sources", source.name],
+            metadata={"files": len(files), "newest": str(max(files, default="none"))},
+        )
+    )
+    return files
 
 
 def _landed_metadata(result: Landed) -> dict[str, int | str]:

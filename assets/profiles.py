@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from assets._common import column_lineage, declared, owners
+from assets._common import column_lineage, column_schema, declared, owners
 from assets.warehouse import POOL
 from profilehouse.contracts import contract
 from profilehouse.errors import ProfilehouseError
@@ -71,7 +71,7 @@ def _profile_store() -> dg.AssetsDefinition:
         kinds={"lmdb"},
         description=profile_contract(declaration).description,
         owners=owners(profile_contract(declaration)),
-        metadata=declared(profile_contract(declaration)),
+        metadata={"dagster/column_schema": column_schema(profile_contract(declaration))},
     )
     def profile_store(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
         lake = platform.lake()

@@ -138,12 +138,20 @@ def _load(settings: Settings, delivered: Delivered) -> bool:
             )
         if not result.success:
             failures = [
-                f"{event.step_key}: {event.step_failure_data.error_display_string.splitlines()[0]}"
+                f"{str(event.step_key).replace('__', '/')}: {_reason(event)}"
                 for event in result.all_events
                 if event.is_step_failure
             ]
             console.print("[red]The run failed. " + " | ".join(failures) + "[/red]")
         return bool(result.success)
+
+
+def _reason(failure: dg.DagsterEvent) -> str:
+    """What a step failed of: the first line of what was raised inside of it."""
+    error = failure.step_failure_data.error
+    if error is None:
+        return "no reason given"
+    return (error.cause or error).message.splitlines()[0].partition(": ")[2]
 
 
 def _is_new(settings: Settings, instance: dg.DagsterInstance, days: list[date]) -> bool:
@@ -184,8 +192,9 @@ def _summarise(settings: Settings) -> None:
         tables.add_row(f"lake.{name}", f"{sum(lake.days(name).values()):,}")
     with platform.warehouse() as warehouse:
         for name in [*(contract.name for contract in contracts_of("warehouse")), "profile"]:
-            [rows] = warehouse.query(f"SELECT COUNT(*) AS n FROM {name}").to_pylist()  # noqa: S608
-            tables.add_row(f"warehouse.{name}", f"{rows['n']:,}")
+            if warehouse.columns(name):
+                [rows] = warehouse.query(f"SELECT COUNT(*) AS n FROM {name}").to_pylist()  # noqa: S608
+                tables.add_row(f"warehouse.{name}", f"{rows['n']:,}")
     console.print(tables)
 
     keys = build_defs(settings).resolve_asset_graph().asset_check_keys
@@ -195,7 +204,7 @@ def _summarise(settings: Settings) -> None:
     for key in sorted(keys):
         record = latest.get(key)
         evaluation = record.evaluation if record else None
-        if evaluation is None:
+        if not isinstance(evaluation, dg.AssetCheckEvaluation):
             silent += 1
         elif evaluation.passed:
             passed += 1

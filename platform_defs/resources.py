@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
+
 from profilehouse.platform import Platform
 from profilehouse.settings import Settings
 
@@ -19,12 +21,13 @@ def open_platform(settings: Settings, s3: S3Resource | None = None) -> Platform:
 
     Args:
         settings: where its parts are.
-        s3: credentials, profile and region for S3 and Glue, where the standard AWS variables and
-            files are not meant.
+        s3: credentials, profile and region for S3 and Glue, and the endpoint of S3, where the
+            standard AWS variables and files are not meant.
     """
 
     def snowflake() -> AbstractContextManager[Any]:
-        return snowflake_resource(settings).get_connection()
+        resource: SnowflakeResource = snowflake_resource(settings).process_config_and_initialize()
+        return resource.get_connection()
 
     return Platform(
         settings,
@@ -34,10 +37,16 @@ def open_platform(settings: Settings, s3: S3Resource | None = None) -> Platform:
 
 
 def aws_session(s3: S3Resource) -> Session:
-    """The boto3 session that an S3Resource describes."""
+    """The boto3 session that an S3Resource describes; its S3 clients go to its endpoint."""
     from boto3.session import Session  # noqa: PLC0415
 
-    return Session(  # type: ignore[no-untyped-call]
+    class SessionAt(Session):
+        def client(self, service_name: str, *, config: Any = None, **options: Any) -> Any:  # type: ignore[override]
+            if service_name == "s3" and not (config and config.ignore_configured_endpoint_urls):
+                options["endpoint_url"] = s3.endpoint_url
+            return super().client(service_name, config=config, **options)  # type: ignore[no-untyped-call]
+
+    return (SessionAt if s3.endpoint_url else Session)(  # type: ignore[no-untyped-call]
         profile_name=s3.profile_name,
         region_name=s3.region_name,
         aws_access_key_id=s3.aws_access_key_id,
@@ -47,12 +56,22 @@ def aws_session(s3: S3Resource) -> Session:
 
 
 def snowflake_resource(settings: Settings) -> SnowflakeResource:
-    """dagster-snowflake's resource for the warehouse of the settings."""
+    """dagster-snowflake's resource for the warehouse of the settings.
+
+    It names the variables that hold credentials instead of showing what is in them; outside of a
+    Dagster run, process_config_and_initialize() reads them.
+    """
     from dagster_snowflake import SnowflakeResource  # noqa: PLC0415
 
-    from profilehouse.warehouse.on_snowflake import connection_arguments  # noqa: PLC0415
+    from profilehouse.warehouse.on_snowflake import (  # noqa: PLC0415
+        CREDENTIALS,
+        connection_arguments,
+    )
 
     arguments = connection_arguments(settings)
+    arguments |= {
+        name: dg.EnvVar(variable) for name, variable in CREDENTIALS.items() if name in arguments
+    }
     renamed = {
         "private_key_file": "private_key_path",
         "private_key_file_pwd": "private_key_password",

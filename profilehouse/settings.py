@@ -5,6 +5,7 @@ Belongs here: what differs between two installations. Does not belong here: what
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ class Settings(BaseSettings):
         url = urlsplit(value)
         if url.scheme == "duckdb" and url.path and not url.netloc:
             return value
+        if url.password:
+            raise ValueError("must not hold a password: SNOWFLAKE_PASSWORD is the place for it")
         if url.scheme == "snowflake" and snowflake_parts(url):
             return value
         raise ValueError(
@@ -109,6 +112,10 @@ def snowflake_parts(url: SplitResult) -> tuple[str, str] | None:
     return path[0], path[1]
 
 
+def _without_password(value: Any) -> Any:
+    return re.sub(r"(://[^:/]*):.*@", r"\1:***@", value) if isinstance(value, str) else value
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Settings from the environment and .env, with some given.
 
@@ -119,7 +126,7 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         problems = "; ".join(
-            f"{PREFIX}{str(e['loc'][0]).upper()} is {e['input']!r}:"
+            f"{PREFIX}{str(e['loc'][0]).upper()} is {_without_password(e['input'])!r}:"
             f" {e['msg'].removeprefix('Value error, ')}"
             for e in error.errors()
         )

@@ -7,7 +7,6 @@ follows from a difference (checks).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -111,15 +110,5 @@ def _typed(rows: pa.Table, contract: Contract) -> pa.Table:
             " declaration in force"
         )
     return pa.table(
-        {
-            column.name: _from_json(rows[column.name])
-            if column.type == "array" and not pa.types.is_nested(rows[column.name].type)
-            else rows[column.name].cast(column.arrow_type)
-            for column in contract.columns
-        }
+        {column.name: rows[column.name].cast(column.arrow_type) for column in contract.columns}
     )
-
-
-def _from_json(column: pa.ChunkedArray) -> pa.Array:
-    values = [None if text is None else json.loads(text) for text in column.to_pylist()]
-    return pa.array(values, pa.list_(pa.string()))

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote
 
+import msgspec
 import pyarrow as pa
 import snowflake.connector
 from snowflake.connector import SnowflakeConnection
@@ -27,6 +28,8 @@ STATEMENT_SECONDS = 1800
 """Longest a statement may run, and a request be tried again when the network fails."""
 NO_ACCESS = (606, 3001)
 """Error numbers: no virtual warehouse is chosen, a privilege is missing."""
+LISTS = (5, 10)
+"""Type codes of VARIANT and ARRAY, which come as JSON text; here they only hold lists."""
 URL_PARAMETERS = ("warehouse", "role", "authenticator", "host", "port", "protocol")
 CREDENTIALS = {
     "password": "SNOWFLAKE_PASSWORD",
@@ -54,11 +57,15 @@ class SnowflakeWarehouse(Warehouse):
             cursor.execute(sql, tuple(params) or None)
             # Chunks may differ in integer width, so each is made plain before they are joined.
             tables = [plain(table) for table in cursor.fetch_arrow_batches()]
-            return (
+            rows = (
                 pa.concat_tables(tables)
                 if tables
                 else cursor.fetch_arrow_all(force_return_table=True)
             )
+            for i, column in enumerate(cursor.description):
+                if column.type_code in LISTS:
+                    rows = rows.set_column(i, rows.field(i).name, _lists(rows.column(i)))
+            return rows
 
     def _stage(self, file: Path, schema: pa.Schema) -> None:
         for statement in stage_statements(file, schema):
@@ -89,7 +96,7 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
     """What the connector is called with: the URL's parts and the credentials of the environment.
 
     Raises:
-        ProfilehouseError: for an unknown parameter in the URL.
+        ProfilehouseError: for an unknown parameter in the URL, or two credentials.
     """
     url = settings.warehouse_url
     database, schema = (unquote(part) for part in url.path.strip("/").split("/"))
@@ -101,6 +108,10 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
             f" it may have {', '.join(URL_PARAMETERS)}"
         )
     credentials = {k: os.environ[name] for k, name in CREDENTIALS.items() if os.environ.get(name)}
+    if {"password", "private_key_file"} <= credentials.keys():
+        raise ProfilehouseError(
+            "SNOWFLAKE_PASSWORD and SNOWFLAKE_PRIVATE_KEY_FILE are both set: unset one of them"
+        )
     return {
         "account": url.hostname,
         "user": unquote(url.username or ""),
@@ -168,6 +179,11 @@ def _check(connection: SnowflakeConnection, place: str) -> None:
             f"{place}: the database or schema of PROFILEHOUSE_WAREHOUSE does not exist or the role"
             " may not use it: create it, or grant USAGE on it"
         )
+
+
+def _lists(texts: pa.ChunkedArray) -> pa.Array:
+    values = [None if text is None else msgspec.json.decode(text) for text in texts.to_pylist()]
+    return pa.array(values, ARROW_TYPES["array"])
 
 
 def _place(settings: Settings) -> str:

@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
-import fakesnow
 import pyarrow as pa
 import pytest
 import snowflake.connector
@@ -28,6 +27,9 @@ from profilehouse.profiles.reading import profile_at
 from profilehouse.profiles.rebuild import rebuild
 from profilehouse.profiles.sql import profile_sql
 from profilehouse.profiles.store.lmdb import LmdbStore
+from profilehouse.settings import load_settings
+from profilehouse.warehouse.on_snowflake import SnowflakeWarehouse, connection_arguments
+from services.fakesnow import fakesnow_server
 
 Event = dict[str, Any]
 
@@ -204,20 +206,18 @@ def in_duckdb(events: Iterable[Event], as_of: date) -> pa.Table:
 
 
 def in_snowflake(events: Iterable[Event], as_of: date) -> pa.Table:
-    """The profile table that the generated SQL makes through Snowflake's connector."""
-    with (
-        fakesnow.patch(),
-        snowflake.connector.connect(database="PROFILEHOUSE", schema="PUBLIC") as connection,
-    ):
-        cursor = connection.cursor()
-        for name, table in facts(events).items():
-            cursor.execute(contract(name).ddl("snowflake"))
-            marks = ", ".join(["%s"] * table.num_columns)
-            for row in table.to_pylist():
-                cursor.execute(f"INSERT INTO {name} VALUES ({marks})", tuple(row.values()))
-        cursor.execute(profile_sql(DECLARATION, as_of))
-        names = [column.name.lower() for column in cursor.description]
-        return pa.Table.from_pylist([dict(zip(names, r, strict=True)) for r in cursor.fetchall()])
+    """The profile table that the generated SQL makes in (emulated) Snowflake."""
+    with pytest.MonkeyPatch.context() as environment, fakesnow_server() as server:
+        environment.setenv("SNOWFLAKE_PASSWORD", "any")
+        arguments = connection_arguments(load_settings(warehouse=server.url("HOUSE", "STAR")))
+        with snowflake.connector.connect(**arguments) as connection:
+            for name, table in facts(events).items():
+                connection.cursor().execute(contract(name).ddl("snowflake"))
+                marks = ", ".join("?" * table.num_columns)
+                for row in table.to_pylist():
+                    insert = f"INSERT INTO {name} VALUES ({marks})"
+                    connection.cursor().execute(insert, tuple(row.values()))
+            return SnowflakeWarehouse(connection, Path()).query(profile_sql(DECLARATION, as_of))
 
 
 @contextmanager

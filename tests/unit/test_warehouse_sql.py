@@ -214,3 +214,10 @@ def test_an_unknown_parameter_in_the_url_is_named_beside_those_it_may_have() -> 
     url = "snowflake://jo@acc/DB/STAR?wharehouse=LOAD"
     with pytest.raises(ProfilehouseError, match="wharehouse; it may have warehouse, role"):
         connection_arguments(load_settings(warehouse=url))
+
+
+def test_two_credentials_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNOWFLAKE_PASSWORD", "never shown")
+    monkeypatch.setenv("SNOWFLAKE_PRIVATE_KEY_FILE", "key.p8")
+    with pytest.raises(ProfilehouseError, match="both set: unset one of them"):
+        connection_arguments(load_settings(warehouse="snowflake://jo@acc/DB/STAR"))

@@ -82,12 +82,21 @@ def reported(key: dg.AssetKey, result: CheckResult) -> dg.AssetCheckResult:
     )
 
 
-def days_looked_at(context: dg.AssetCheckExecutionContext, landed: Collection[date]) -> list[date]:
-    """The run's delivery days, or the newest landed one where the run is for no day."""
+def days_between(first: date, last: date) -> list[date]:
+    """The days from the first to the last, both included."""
+    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
+
+
+def days_of_run(context: dg.AssetCheckExecutionContext) -> list[date]:
+    """The run's delivery days; none where it is for no day."""
     tags = context.run.tags
     first = tags.get("dagster/asset_partition_range_start") or tags.get("dagster/partition")
     last = tags.get("dagster/asset_partition_range_end") or first
     if first is None or last is None:
-        return [max(landed)] if landed else []
-    start, end = date.fromisoformat(first), date.fromisoformat(last)
-    return [start + timedelta(days=n) for n in range((end - start).days + 1)]
+        return []
+    return days_between(date.fromisoformat(first), date.fromisoformat(last))
+
+
+def days_looked_at(context: dg.AssetCheckExecutionContext, landed: Collection[date]) -> list[date]:
+    """The run's delivery days, or the newest landed one where the run is for no day."""
+    return days_of_run(context) or sorted(landed)[-1:]

@@ -18,6 +18,9 @@ from profilehouse.warehouse import Warehouse
 DETECTORS: dict[str, Detector] = {"z_score": z_score, "iqr": partial(iqr, factor=3.0)}
 """IQR with factor 3: Tukey's "far out", as shops differ by weekday."""
 
+RECORDS = "daily_records"
+LOGS = ("purchases", "events")
+"""Tables of the lake with records on every ordinary day; the other sources deliver now and then."""
 METRICS: dict[str, dict[str, tuple[str, str]]] = {
     "fct_purchase": {
         "daily_lines": ("COUNT(*)", "lines bought a delivery day"),
@@ -32,41 +35,68 @@ METRICS: dict[str, dict[str, tuple[str, str]]] = {
 
 
 def anomaly_checks() -> list[dg.AssetChecksDefinition]:
-    """For each fact, every metric by every detector."""
-    return [_daily(table, metrics) for table, metrics in METRICS.items()]
+    """For each log and each fact, every metric by every detector."""
+    return [
+        *(_landed(topic) for topic in LOGS),
+        *(_daily(table, metrics) for table, metrics in METRICS.items()),
+    ]
+
+
+def _landed(topic: str) -> dg.AssetChecksDefinition:
+    key = dg.AssetKey(["lake", topic])
+    words = {RECORDS: f"records of {topic} a delivery day"}
+
+    @dg.multi_asset_check(specs=_specs(key, words), name=f"days_unlike_others_in_{topic}")
+    def days_unlike_others(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
+        rows = platform.lake().read("deliveries", columns=["delivered_on", "records"], topic=topic)
+        days, records = (column.to_pylist() for column in rows.columns)
+        series = dict(zip(days, map(float, records), strict=True))
+        yield from _judged(key, words, {RECORDS: series})
+
+    return days_unlike_others
 
 
 def _daily(table: str, metrics: Mapping[str, tuple[str, str]]) -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["warehouse", table])
 
+    words = {metric: said for metric, (_, said) in metrics.items()}
+
     @dg.multi_asset_check(
-        specs=[
-            spec(
-                key,
-                _name(metric, detector),
-                f"The newest day's {words} are as the days before let expect",
-                "warning",
-            )
-            for metric, (_, words) in metrics.items()
-            for detector in DETECTORS
-        ],
-        name=f"days_unlike_others_in_{table}",
-        pool=POOL,
+        specs=_specs(key, words), name=f"days_unlike_others_in_{table}", pool=POOL
     )
     def days_unlike_others(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
         with platform.warehouse() as warehouse:
             series = _series(warehouse, table, metrics)
-        for metric, (_, words) in metrics.items():
-            for name, detector in DETECTORS.items():
-                result = judge_daily(series[metric], detector).result(
-                    _name(metric, name),
-                    words,
-                    f"see whether the files of that day are whole and {table} holds them once;"
-                    " if the day was unusual in fact, nothing is to be done",
-                )
-                yield reported(key, result)
+        yield from _judged(key, words, series)
 
     return days_unlike_others
+
+
+def _specs(key: dg.AssetKey, words: Mapping[str, str]) -> list[dg.AssetCheckSpec]:
+    return [
+        spec(
+            key,
+            _name(metric, detector),
+            f"The newest day's {said} are as the days before let expect",
+            "warning",
+        )
+        for metric, said in words.items()
+        for detector in DETECTORS
+    ]
+
+
+def _judged(
+    key: dg.AssetKey, words: Mapping[str, str], series: Mapping[str, Mapping[date, float]]
+) -> Iterator[dg.AssetCheckResult]:
+    for metric, said in words.items():
+        for name, detector in DETECTORS.items():
+            result = judge_daily(series[metric], detector).result(
+                _name(metric, name),
+                said,
+                f"See whether the files of that day are whole and {key.to_user_string()} holds"
+                " them once; if the day was unusual in fact, nothing is to be done",
+            )
+            yield reported(key, result)
 
 
 def _name(metric: str, detector: str) -> str:

@@ -7,7 +7,7 @@ from datetime import date
 import dagster as dg
 
 from assets.warehouse import POOL
-from checks._common import days_looked_at, reported, spec
+from checks._common import days_between, days_looked_at, days_of_run, reported, spec
 from profilehouse.contracts import Contract, contracts_of
 from profilehouse.events.build import EVENT_SOURCES
 from profilehouse.platform import Platform
@@ -19,16 +19,30 @@ REFUSED = "no_record_was_refused"
 NAMED = "every_file_names_its_day"
 DELIVERED = "every_day_was_delivered"
 LOADED = "every_delivered_day_is_loaded"
+BUILT = "every_landed_day_is_built"
 DEMOGRAPHICS = "every_buyer_has_demographics"
+GAPLESS = "every_day_is_there"
+PROFILED = "every_user_with_events_has_a_profile"
+
+LOADED_FROM = {
+    "fct_purchase": "events",
+    "fct_interaction": "events",
+    "dim_user": "crm",
+    "dim_content": "products",
+    "dim_campaign": "campaigns",
+}
+"""The lake table whose days each table of the warehouse has to hold."""
 
 
 def completeness_checks() -> list[dg.AssetChecksDefinition]:
-    """For each source, each fact, and the users."""
+    """For each source, the events, each table of the warehouse, and the profiles."""
     return [
         *(_source(source) for source in contracts_of("sources")),
-        _loaded_days("fct_purchase"),
-        _loaded_days("fct_interaction"),
+        _built_days(),
+        *(_loaded_days(table, topic) for table, topic in LOADED_FROM.items()),
         _known_users(),
+        _calendar(),
+        _known_profiles(),
     ]
 
 
@@ -60,8 +74,10 @@ def _source(source: Contract) -> dg.AssetChecksDefinition:
         )
         if daily:
             first = platform.settings.first_day
-            span = [day for day in days if day >= first]
-            yield reported(key, every_day_was_delivered(source, span, landed))
+            due = days_of_run(context) or days_between(first, max(landed, default=first))
+            yield reported(
+                key, every_day_was_delivered(source, [day for day in due if day >= first], landed)
+            )
 
     return deliveries_of_source
 
@@ -128,43 +144,63 @@ def every_day_was_delivered(
     )
 
 
-def _loaded_days(table: str) -> dg.AssetChecksDefinition:
+def _built_days() -> dg.AssetChecksDefinition:
+    key = dg.AssetKey(["lake", "events"])
+
+    @dg.multi_asset_check(
+        specs=[spec(key, BUILT, "Every day of the sources is in lake/events", "error")],
+        name="days_of_events",
+    )
+    def days_of_events(
+        context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> Iterator[dg.AssetCheckResult]:
+        lake = platform.lake()
+        landed = {day for topic in EVENT_SOURCES for day in delivered(lake, topic)}
+        wanted = landed.intersection(days_of_run(context) or landed)
+        yield reported(
+            key, every_day_is_there(BUILT, "lake/events", wanted, delivered(lake, "events"))
+        )
+
+    return days_of_events
+
+
+def _loaded_days(table: str, topic: str) -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["warehouse", table])
 
     @dg.multi_asset_check(
-        specs=[spec(key, LOADED, f"Every day of lake/events is in {table}", "error")],
+        specs=[spec(key, LOADED, f"Every day of lake/{topic} is in {table}", "error")],
         name=f"days_of_{table}",
         pool=POOL,
     )
     def days_of_table(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
-        built = delivered(platform.lake(), "events")
+        wanted = delivered(platform.lake(), topic)
         with platform.warehouse() as warehouse:
             ledger = warehouse.query(
                 "SELECT delivered_on FROM load_ledger WHERE table_name = ?", (table,)
             )
         loaded = ledger.column("delivered_on").to_pylist()
-        yield reported(key, every_delivered_day_is_loaded(table, built, loaded))
+        yield reported(key, every_day_is_there(LOADED, f"warehouse/{table}", wanted, loaded))
 
     return days_of_table
 
 
-def every_delivered_day_is_loaded(
-    table: str, built: Collection[date], loaded: Collection[date]
+def every_day_is_there(
+    name: str, asset: str, wanted: Collection[date], there: Collection[date]
 ) -> CheckResult:
-    """Whether each day of the lake's events is in the table's ledger."""
-    missing = sorted(set(built) - set(loaded))
+    """Whether each delivery day that is wanted is among those that are in an asset."""
+    missing = sorted(set(wanted) - set(there))
     return CheckResult(
-        name=LOADED,
+        name=name,
         state="failed" if missing else "passed",
         severity="error",
-        description=f"every day of lake/events is in {table}",
-        expected=f"{len(built)} days",
-        observed=f"{len(missing)} of {len(built)} days not loaded",
+        description=f"every delivery day is in {asset}",
+        expected=f"{len(wanted)} days",
+        observed=f"{len(missing)} of {len(wanted)} days are not in {asset}",
         failing=len(missing),
-        total=len(built),
-        remedy=f"Materialize these partitions of warehouse/{table}",
+        total=len(wanted),
+        remedy=f"Materialize these days of {asset}",
         sample=sample_of(({"delivered_on": day} for day in missing), ()),
-        numbers={"missing_days": len(missing), "days": len(built)},
+        numbers={"missing_days": len(missing), "days": len(wanted)},
     )
 
 
@@ -204,4 +240,60 @@ def every_buyer_has_demographics(source: Source) -> CheckResult:
         total=counts["buyers"],
         remedy="Join dim_user with LEFT JOIN, and ask crm-team for the households they lack",
         numbers={"unknown_users": unknown, "users": counts["buyers"]},
+    )
+
+
+def _calendar() -> dg.AssetChecksDefinition:
+    key = dg.AssetKey(["warehouse", "dim_date"])
+
+    @dg.multi_asset_check(
+        specs=[spec(key, GAPLESS, "From the first to the last day none is missing", "error")],
+        name="days_of_dim_date",
+        pool=POOL,
+    )
+    def days_of_dim_date(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
+        with platform.warehouse() as warehouse:
+            there = warehouse.query("SELECT date FROM dim_date").column("date").to_pylist()
+        wanted = days_between(min(there), max(there)) if there else []
+        yield reported(key, every_day_is_there(GAPLESS, "warehouse/dim_date", wanted, there))
+
+    return days_of_dim_date
+
+
+def _known_profiles() -> dg.AssetChecksDefinition:
+    key = dg.AssetKey(["warehouse", "profile"])
+
+    @dg.multi_asset_check(
+        specs=[spec(key, PROFILED, "Every user with a counted event has a profile", "error")],
+        name="users_of_profile",
+        pool=POOL,
+    )
+    def users_of_profile(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
+        with platform.warehouse() as warehouse:
+            yield reported(key, every_user_with_events_has_a_profile(warehouse))
+
+    return users_of_profile
+
+
+def every_user_with_events_has_a_profile(source: Source) -> CheckResult:
+    """How many users whose events count, as docs/profiles.md defines it, have no profile."""
+    [counts] = source.query(
+        "SELECT COUNT(*) AS users, COUNT(profile.user_id) AS known FROM ("
+        " SELECT user_id FROM fct_purchase WHERE received_at <= DATEADD(day, 7, occurred_at)"
+        " UNION"
+        " SELECT user_id FROM fct_interaction WHERE received_at <= DATEADD(day, 7, occurred_at)"
+        ") AS seen LEFT JOIN profile ON profile.user_id = seen.user_id"
+    ).to_pylist()
+    missing = counts["users"] - counts["known"]
+    return CheckResult(
+        name=PROFILED,
+        state="failed" if missing else "passed",
+        severity="error",
+        description="every user with a counted event has a profile",
+        expected=f"a profile of each of {counts['users']:,} users",
+        observed=f"{missing:,} of {counts['users']:,} users have no profile",
+        failing=missing,
+        total=counts["users"],
+        remedy="Materialize warehouse/profile again",
+        numbers={"missing_profiles": missing, "users": counts["users"]},
     )

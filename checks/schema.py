@@ -1,7 +1,7 @@
 """Schema: every table has its contract's columns, every row satisfies its contract's row rules.
 
-Landed slices are checked by Great Expectations; the warehouse's tables, whole, by one generated
-SQL statement each.
+Landed slices are checked by Great Expectations; what is made from them, events and the warehouse's
+tables, by one generated SQL statement each.
 """
 
 from collections.abc import Iterator
@@ -11,22 +11,23 @@ import dagster as dg
 
 from assets.warehouse import POOL
 from checks._common import days_looked_at, reported, rule_specs, spec
-from profilehouse.contracts import Contract, contracts_of
+from profilehouse.contracts import Contract, contract, contracts_of
 from profilehouse.events.build import EVENT_SOURCES
 from profilehouse.platform import Platform
 from profilehouse.profiles.features import load_declaration, profile_contract
 from profilehouse.quality.rules import Rule, Unique, row_rules
-from profilehouse.quality.sql import check_rows, columns_of, schema_difference
+from profilehouse.quality.sql import arrow_source, check_rows, columns_of, schema_difference
 from profilehouse.sources.landing import records
 
 COLUMNS = "columns_are_those_of_the_contract"
 
 
 def schema_checks() -> list[dg.AssetChecksDefinition]:
-    """For each source's landed records and each table of the warehouse."""
+    """For each source's landed records, the events, and each table of the warehouse."""
     tables = [*contracts_of("warehouse"), profile_contract(load_declaration())]
     return [
         *(_landed_records(source) for source in contracts_of("sources")),
+        _built_events(),
         *(_table(table) for table in tables if table.name != "load_ledger"),
     ]
 
@@ -57,6 +58,26 @@ def _rules_of_records(source: Contract) -> list[Rule]:
         replace(rule, severity="warning") if isinstance(rule.test, Unique) else rule
         for rule in row_rules(source, within=("delivered_on",))
     ]
+
+
+def _built_events() -> dg.AssetChecksDefinition:
+    events = contract("events")
+    key = dg.AssetKey(["lake", events.name])
+    rules = row_rules(events)
+    read = sorted({*events.primary_key, *(name for rule in rules for name in rule.columns)})
+
+    @dg.multi_asset_check(specs=rule_specs(key, rules), name="rows_of_events")
+    def rows_of_events(
+        context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> Iterator[dg.AssetCheckResult]:
+        lake = platform.lake()
+        days = days_looked_at(context, lake.days(events.name))
+        rows = lake.read(events.name, columns=read, days=days)
+        with arrow_source({events.name: rows}) as source:
+            for result in check_rows(events, rules, source):
+                yield reported(key, result)
+
+    return rows_of_events
 
 
 def _table(table: Contract) -> dg.AssetChecksDefinition:

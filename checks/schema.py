@@ -1,10 +1,10 @@
 """Schema: every table has its contract's columns, every row satisfies its contract's row rules.
 
-Landed slices are checked by Great Expectations; what is made from them, events and the warehouse's
-tables, by one generated SQL statement each.
+Landed slices and tables in Snowflake are checked by Great Expectations, events and tables in DuckDB
+by one generated SQL statement each.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import dagster as dg
@@ -15,9 +15,11 @@ from profilehouse.contracts import Contract, contract, contracts_of
 from profilehouse.events.build import EVENT_SOURCES
 from profilehouse.platform import Platform
 from profilehouse.profiles.features import load_declaration, profile_contract
+from profilehouse.quality.result import CheckResult
 from profilehouse.quality.rules import Rule, Unique, row_rules
 from profilehouse.quality.sql import arrow_source, check_rows, columns_of, schema_difference
 from profilehouse.sources.landing import records
+from profilehouse.warehouse import Warehouse
 
 COLUMNS = "columns_are_those_of_the_contract"
 
@@ -90,9 +92,20 @@ def _table(table: Contract) -> dg.AssetChecksDefinition:
     )
     def rows_of_table(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
         with platform.warehouse() as warehouse:
-            schema = columns_of(warehouse, table.name)
-            results = [schema_difference(table, schema), *check_rows(table, rules, warehouse)]
-        for result in results:
+            found = columns_of(warehouse, table.name)
+            if warehouse.dialect == "snowflake":
+                results = _pushed_down(table, rules, warehouse, platform)
+            else:
+                results = check_rows(table, rules, warehouse)
+        for result in [schema_difference(table, found), *results]:
             yield reported(key, result)
 
     return rows_of_table
+
+
+def _pushed_down(
+    table: Contract, rules: Sequence[Rule], warehouse: Warehouse, platform: Platform
+) -> list[CheckResult]:
+    from profilehouse.quality.gx import check_snowflake  # noqa: PLC0415
+
+    return check_snowflake(table, rules, warehouse, platform.settings)

@@ -12,9 +12,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from itertools import chain
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pyarrow as pa
 
@@ -39,6 +38,10 @@ from profilehouse.quality.sql import (
     run_rules,
     type_name,
 )
+
+if TYPE_CHECKING:
+    from profilehouse.settings import Settings
+    from profilehouse.warehouse import Warehouse
 
 ANALYTICS = "GX_ANALYTICS_ENABLED"
 """The environment variable by which Great Expectations sends no usage statistics."""
@@ -76,23 +79,15 @@ def check_table(
 
 
 def check_snowflake(
-    contract: Contract,
-    rules: Sequence[Rule],
-    url: str,
-    table: str | None = None,
-    keys: Sequence[str] = (),
-    connect_args: Mapping[str, Any] | None = None,
+    contract: Contract, rules: Sequence[Rule], warehouse: Warehouse, settings: Settings
 ) -> list[CheckResult]:
-    """Check a whole Snowflake table where it is; only counts and samples leave Snowflake.
+    """Check a whole table of Snowflake where it is; only counts and samples leave Snowflake.
 
     Args:
-        contract: of the dataset.
+        contract: of the table.
         rules: of that contract.
-        url: `snowflake://USER:PASSWORD@ACCOUNT/DATABASE/SCHEMA?warehouse=W&role=R`, as
-            snowflake-sqlalchemy reads it.
-        table: its name there, by default the contract's.
-        keys: columns that say which row fails, by default the primary key.
-        connect_args: further arguments of the connector, for example host and port.
+        warehouse: an open connection, for the samples.
+        settings: where Great Expectations opens a connection of its own.
 
     Returns:
         As profilehouse.quality.sql.check_rows.
@@ -101,22 +96,16 @@ def check_snowflake(
         ProfilehouseError: when Snowflake cannot be reached, or Great Expectations could not
             evaluate a rule.
     """
-    from profilehouse.warehouse.on_snowflake import SnowflakeWarehouse  # noqa: PLC0415
-
-    name, keys = table or contract.name, keys or contract.primary_key
-    datasource = _snowflake(url, connect_args or {})
-    connection = datasource.get_engine().raw_connection()
+    datasource = _snowflake(settings)
     try:
-        source = SnowflakeWarehouse(connection.driver_connection, Path())
 
         def count(runnable: Sequence[Rule], rows: str) -> Counts:
-            asset = datasource.add_query_asset(name, _query(runnable, rows))
+            asset = datasource.add_query_asset(contract.name, _query(runnable, rows))
             batch = asset.add_batch_definition_whole_table("all").get_batch()
-            return rows_in(source, rows), _count(runnable, batch)
+            return rows_in(warehouse, rows), _count(runnable, batch)
 
-        return run_rules(contract, rules, source, name, keys, count)
+        return run_rules(contract, rules, warehouse, contract.name, contract.primary_key, count)
     finally:
-        connection.close()
         datasource.get_engine().dispose()
 
 
@@ -151,11 +140,14 @@ def _count(
     counts = {}
     for found in outcome.results:
         name = found.expectation_config.meta["rule"]
-        if "unexpected_count" not in found.result:
+        failing = found.result.get("unexpected_count")
+        if failing is None and found.result.get("element_count") == 0:
+            failing = 0  # SQL's sum over no rows
+        if failing is None:
             raise ProfilehouseError(
                 f"Great Expectations could not evaluate {name}: {_reason(found.exception_info)}"
             )
-        counts[name] = int(found.result["unexpected_count"])
+        counts[name] = int(failing)
     return counts
 
 
@@ -242,15 +234,27 @@ def _context() -> Any:
     return context
 
 
-def _snowflake(url: str, connect_args: Mapping[str, Any]) -> Any:
+def _snowflake(settings: Settings) -> Any:
+    """Great Expectations' datasource.
+
+    It wants a complete URL, but the connector's arguments prevail over what is in it; so
+    credentials never are, and what is not set is the user's default.
+    """
+    from profilehouse.warehouse.on_snowflake import connection_arguments  # noqa: PLC0415
+
+    arguments = {"warehouse": None, "role": None, **connection_arguments(settings)}
+    arguments["paramstyle"] = "pyformat"
+    place = (arguments[name] for name in ("user", "account", "database", "schema"))
+    user, account, database, schema = (quote(part, safe="") for part in place)
     try:
         return _context().data_sources.add_snowflake(
-            "snowflake", connection_string=url, kwargs={"connect_args": {**connect_args}}
+            "snowflake",
+            connection_string=f"snowflake://{user}:-@{account}/{database}/{schema}"
+            "?warehouse=-&role=-",
+            kwargs={"connect_args": arguments},
         )
     except Exception as error:
         cause = " ".join(str(error.__cause__ or error).split())
-        if password := urlsplit(url).password:
-            cause = cause.replace(password, "***")
         raise ProfilehouseError(
             f"Great Expectations cannot connect to Snowflake: {cause};"
             " check PROFILEHOUSE_WAREHOUSE and its credentials"

@@ -1,0 +1,1 @@
+"""Benchmarks: each prints a table and writes JSON, and does a peer's work beside ours."""

@@ -156,8 +156,8 @@ def load_contract(path: Path) -> Contract:
     """
     try:
         document = OpenDataContractStandard.model_validate(yaml.safe_load(path.read_text("utf-8")))
-    except (yaml.YAMLError, ValidationError, OSError) as error:
-        reason = str(error).replace("\n", " ")
+    except (yaml.YAMLError, ValidationError, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
         raise ProfilehouseError(f"{path}: not a readable ODCS v3 contract: {reason}") from error
     try:
         return _contract(document, path)

@@ -30,7 +30,7 @@ _JSON_READER_TYPES = {
     "number": "DOUBLE",
     "boolean": "BOOLEAN",
     "date": "DATE",
-    "timestamp": "TIMESTAMPTZ",
+    "timestamp": "VARCHAR",
     "object": "JSON",
     "array": "VARCHAR[]",
 }
@@ -62,7 +62,13 @@ def typed_columns(rows: pa.Table, contract: Contract) -> pa.Table:
     import duckdb  # noqa: PLC0415
 
     shape = ", ".join(f'"{c.name}":"{_JSON_READER_TYPES[c.type]}"' for c in contract.columns)
-    names = ", ".join(f"parsed.{c.name}" for c in contract.columns)
+    names = ", ".join(
+        # RFC 3339 lets T and Z be small, the reader of JSON does not.
+        f"CAST(upper(parsed.{c.name}) AS TIMESTAMPTZ) AS {c.name}"
+        if c.type == "timestamp"
+        else f"parsed.{c.name}"
+        for c in contract.columns
+    )
     with duckdb.connect() as connection:
         connection.register("raw_rows", rows)
         relation = connection.sql(

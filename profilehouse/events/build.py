@@ -16,7 +16,7 @@ from profilehouse.contracts import Contract, contract
 from profilehouse.errors import ProfilehouseError
 from profilehouse.lake import Lake
 from profilehouse.sources.deliveries import close_of
-from profilehouse.sources.landing import delivered, delivery_rows, records
+from profilehouse.sources.landing import begin_anew, delivered, delivery_rows, records
 
 EVENT_SOURCES = ("purchases", "mailings", "redemptions")
 CATALOG = "products"
@@ -52,6 +52,7 @@ def build_events(
     for start in range(0, len(changed), DAYS_PER_COMMIT):
         chunk = changed[start : start + DAYS_PER_COMMIT]
         events = _events(lake, chunk, catalog, zone)
+        begin_anew(lake, "events", chunk)
         lake.replace("events", events, days=chunk)
         counts = dict.fromkeys(chunk, 0)
         for row in events.group_by("delivered_on").aggregate([([], "count_all")]).to_pylist():

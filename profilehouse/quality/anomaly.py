@@ -1,8 +1,9 @@
 """Anomalies: whether the newest number of a daily series is as its recent past lets expect.
 
 Pure functions. The tested point is never part of what it is compared with. They know no weekdays
-and no seasons: where weekends differ, the expected range is as wide as the week, so an unusual
-Sunday may pass. Does not belong here: where the numbers come from.
+and no seasons: where Sundays differ, the range of z_score is as wide as the week, so an unusual
+Sunday may pass; iqr flags them when they lie beyond its fences. Does not belong here: where the
+numbers come from.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reconciliation: whether two datasets agree, in numbers or row by row of small tables.
+"""Reconciliation: whether two datasets agree, row by row of small tables such as counts by day.
 
 Does not belong here: where the numbers come from.
 """
@@ -17,50 +17,6 @@ from profilehouse.errors import ProfilehouseError
 from profilehouse.quality.result import CheckResult, mask, percent, sample_of, shown
 
 Values = tuple[Any, ...]
-
-
-def same_numbers(
-    name: str,
-    expected: Mapping[str, float],
-    observed: Mapping[str, float],
-    description: str,
-    remedy: str,
-    severity: Severity = "error",
-) -> CheckResult:
-    """Whether counts and sums are equal, exactly.
-
-    Args:
-        name: of the check.
-        expected: numbers by name, from the dataset that is right.
-        observed: those of the other one; a number that only one of them has is a difference.
-        description: what should agree with what.
-        remedy: what to do when they differ.
-        severity: of a difference.
-    """
-    names = list(dict.fromkeys([*expected, *observed]))
-    different = [n for n in names if _same(expected.get(n)) != _same(observed.get(n))]
-    numbers: dict[str, float] = {"failing": len(different)}
-    for side, given in (("expected", expected), ("observed", observed)):
-        numbers |= {f"{side}_{n}": value for n, value in given.items() if math.isfinite(value)}
-    return CheckResult(
-        name=name,
-        state="failed" if different else "passed",
-        severity=severity,
-        description=description,
-        expected=_listed(names, [expected.get(n) for n in names]),
-        observed=_listed(names, [observed.get(n) for n in names]),
-        failing=len(different),
-        total=len(names),
-        sample=sample_of(
-            [
-                {"number": n, "expected": expected.get(n), "observed": observed.get(n)}
-                for n in different
-            ],
-            (),
-        ),
-        remedy=remedy,
-        numbers=numbers,
-    )
 
 
 def same_rows(

@@ -23,10 +23,15 @@ _FILE_NAME = re.compile(r"(\d{4}-\d{2}-\d{2})\.jsonl(\.gz)?")
 
 @dataclass(frozen=True)
 class Deliveries:
-    """What lies in one source's folder: a file a day, and names that say no day."""
+    """What lies in one source's folder: a file a day, and names that say no day.
+
+    `repeated` has the days with more than one file, and all names of each; which of them is right
+    only the source can say.
+    """
 
     files: dict[date, str]
     unrecognised: tuple[str, ...]
+    repeated: dict[date, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,9 @@ class Folder:
     path: str
 
     def deliveries(self, source: Contract) -> Deliveries:
-        """The files of one source, by business day.
-
-        Raises:
-            ProfilehouseError: where one day has two files.
-        """
+        """The files of one source, by business day."""
         selector = fs.FileSelector(f"{self.path}/{source.name}", allow_not_found=True)
-        files: dict[date, str] = {}
+        named: dict[date, list[str]] = {}
         unrecognised: list[str] = []
         for info in self.filesystem.get_file_info(selector):
             day = _day(info.base_name)
@@ -51,21 +52,29 @@ class Folder:
                 continue
             if day is None:
                 unrecognised.append(info.base_name)
-            elif day in files:
-                raise ProfilehouseError(
-                    f"{source.name}: two files for {day}: {files[day]} and {info.base_name};"
-                    " remove the wrong one"
-                )
             else:
-                files[day] = info.base_name
-        return Deliveries(files, tuple(sorted(unrecognised)))
+                named.setdefault(day, []).append(info.base_name)
+        return Deliveries(
+            files={day: min(names) for day, names in named.items()},
+            unrecognised=tuple(sorted(unrecognised)),
+            repeated={day: tuple(sorted(names)) for day, names in named.items() if len(names) > 1},
+        )
 
     def read(self, source: Contract, name: str) -> bytes:
-        """The bytes of one delivered file, compressed as delivered."""
-        with self.filesystem.open_input_stream(
-            f"{self.path}/{source.name}/{name}", compression=None
-        ) as stream:
-            data: bytes = stream.read()
+        """The bytes of one delivered file, compressed as delivered.
+
+        Raises:
+            ProfilehouseError: where it cannot be read.
+        """
+        path = f"{self.path}/{source.name}/{name}"
+        try:
+            with self.filesystem.open_input_stream(path, compression=None) as stream:
+                data: bytes = stream.read()
+        except OSError as error:
+            reason = " ".join(str(error).split())
+            raise ProfilehouseError(
+                f"{source.name}/{name}: cannot be read ({reason}); see that it may be, run again"
+            ) from error
         return data
 
 

@@ -1,7 +1,8 @@
 """Landing: delivered files into the lake, good records as received, bad ones as dead letters.
 
 The order of the commits makes it safe to be killed anywhere: records, then dead letters, then the
-row in `deliveries` that says the day is whole. A day without that row is landed again.
+row in `deliveries` that says the day is whole. A day without that row is landed again, so the row
+of an earlier delivery of that day is taken away first.
 """
 
 from __future__ import annotations
@@ -118,6 +119,16 @@ def delivery_rows(topic: str, rows: list[dict[str, object]]) -> pa.Table:
     )
 
 
+def begin_anew(lake: Lake, topic: str, days: Collection[date]) -> None:
+    """Take away the rows in `deliveries` of days that are about to be written again.
+
+    Otherwise a crash in between, and the old file delivered once more, would leave the new rows.
+    """
+    known = delivered(lake, topic, days)
+    if known:
+        lake.replace("deliveries", delivery_rows(topic, []), days=known, topic=topic)
+
+
 def _new_days(
     source: Contract,
     days: Collection[date],
@@ -126,10 +137,17 @@ def _new_days(
     landed: Landed,
     progress: Callable[[int], None],
 ) -> Iterator[_Day]:
-    files = folder.deliveries(source).files
+    deliveries = folder.deliveries(source)
     before = delivered(lake, source.name, days)
     for day in sorted(days):
-        name = files.get(day)
+        name = deliveries.files.get(day)
+        if day in deliveries.repeated:
+            landed.problems[day] = (
+                f"{source.name}: more than one file for {day}:"
+                f" {', '.join(deliveries.repeated[day])}; remove the wrong one and run again"
+            )
+            progress(1)
+            continue
         if name is None:
             if day in before:
                 landed.unchanged += 1
@@ -143,18 +161,17 @@ def _new_days(
                 )
                 progress(1)
             continue
-        data = folder.read(source, name)
-        sha256 = fingerprint(source, data)
-        if before.get(day) == sha256:
-            landed.unchanged += 1
-            progress(1)
-            continue
         file = f"{source.name}/{name}"
         try:
-            yield _Day(day, file, sha256, lines_of(data, file))
+            data = folder.read(source, name)
+            sha256 = fingerprint(source, data)
+            if before.get(day) != sha256:
+                yield _Day(day, file, sha256, lines_of(data, file))
+                continue
+            landed.unchanged += 1
         except ProfilehouseError as error:
             landed.problems[day] = str(error)
-            progress(1)
+        progress(1)
 
 
 def _commit(
@@ -191,6 +208,7 @@ def _commit(
         landed.days.append(day.delivered_on)
         landed.records += len(numbered)
         landed.dead_letters += len(refused)
+    begin_anew(lake, source.name, days)
     lake.replace(source.name, _concat(good, contract("raw")), days=days)
     lake.replace(
         "dead_letters", _concat(dead, contract("dead_letters")), days=days, topic=source.name

@@ -65,7 +65,7 @@ def lineage(
     """
     schema = {table: dict.fromkeys(columns, "VARIANT") for table, columns in (tables or {}).items()}
     with _sqlglot(sql):
-        nodes = column_lineage(None, sql, schema, dialect=DIALECT)
+        nodes = column_lineage(None, sql, schema, dialect=DIALECT, trim_selects=False)
     return {
         name.lower(): sorted(
             {

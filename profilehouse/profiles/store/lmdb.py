@@ -108,10 +108,10 @@ class LmdbStore:
             The number of the new generation.
 
         Raises:
-            ProfilehouseError: if another process is rebuilding, or a user_id cannot be a key.
+            ProfilehouseError: if another process is rebuilding, a user_id cannot be a key, or the
+                folder cannot be written.
         """
-        self._folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
-        self._folder.chmod(_PRIVATE)
+        self._make_folder()
         with self._locked():
             current = self._current()
             self._remove_all_but(current)
@@ -121,6 +121,16 @@ class LmdbStore:
             self.close()
             self._remove_all_but(generation)
         return generation
+
+    def _make_folder(self) -> None:
+        try:
+            self._folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+            self._folder.chmod(_PRIVATE)
+        except OSError as error:
+            raise ProfilehouseError(
+                f"{self._folder}: cannot make the folder of the profile store ({error});"
+                " set PROFILEHOUSE_PROFILES to one that may be written"
+            ) from error
 
     def _opened(self) -> _Reader:
         if self._reader is None:

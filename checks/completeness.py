@@ -5,11 +5,12 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import date
 
 import dagster as dg
+import pyarrow as pa
 
 from assets.warehouse import POOL
 from checks._common import days_between, days_looked_at, days_of_run, reported, spec
-from profilehouse.contracts import Contract, contracts_of
-from profilehouse.events.build import EVENT_SOURCES
+from profilehouse.contracts import Contract, Severity, contracts_of
+from profilehouse.events.build import EVENT_SOURCES, stale_days
 from profilehouse.platform import Platform
 from profilehouse.quality.result import CheckResult, sample_of
 from profilehouse.quality.sql import Source
@@ -148,7 +149,7 @@ def _built_days() -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["lake", "events"])
 
     @dg.multi_asset_check(
-        specs=[spec(key, BUILT, "Every day of the sources is in lake/events", "error")],
+        specs=[spec(key, BUILT, "Every day is built from what is landed now", "error")],
         name="days_of_events",
     )
     def days_of_events(
@@ -157,9 +158,8 @@ def _built_days() -> dg.AssetChecksDefinition:
         lake = platform.lake()
         landed = {day for topic in EVENT_SOURCES for day in delivered(lake, topic)}
         wanted = landed.intersection(days_of_run(context) or landed)
-        yield reported(
-            key, every_day_is_there(BUILT, "lake/events", wanted, delivered(lake, "events"))
-        )
+        stale = stale_days(lake, wanted, platform.settings.zone)
+        yield reported(key, every_day_is_there(BUILT, "lake/events", wanted, wanted - set(stale)))
 
     return days_of_events
 
@@ -195,7 +195,7 @@ def every_day_is_there(
         severity="error",
         description=f"every delivery day is in {asset}",
         expected=f"{len(wanted)} days",
-        observed=f"{len(missing)} of {len(wanted)} days are not in {asset}",
+        observed=f"{len(missing)} of {len(wanted)} days are missing or outdated in {asset}",
         failing=len(missing),
         total=len(wanted),
         remedy=f"Materialize these days of {asset}",
@@ -222,24 +222,19 @@ def _known_users() -> dg.AssetChecksDefinition:
 
 def every_buyer_has_demographics(source: Source) -> CheckResult:
     """How many users of fct_purchase have no row in dim_user."""
-    [counts] = source.query(
-        "SELECT COUNT(*) AS buyers, COUNT(dim_user.user_key) AS known"
+    users = source.query(
+        "SELECT COUNT(*) AS users, COUNT(dim_user.user_key) AS known"
         " FROM (SELECT DISTINCT user_key FROM fct_purchase) AS buyer"
         " LEFT JOIN (SELECT DISTINCT user_key FROM dim_user) AS dim_user"
         " ON dim_user.user_key = buyer.user_key"
-    ).to_pylist()
-    unknown = counts["buyers"] - counts["known"]
-    return CheckResult(
-        name=DEMOGRAPHICS,
-        state="failed" if unknown else "passed",
-        severity="warning",
-        description="every user who bought is in dim_user",
-        expected=f"all {counts['buyers']:,} households that bought are in dim_user",
-        observed=f"{unknown:,} of {counts['buyers']:,} households have no demographics",
-        failing=unknown,
-        total=counts["buyers"],
-        remedy="Join dim_user with LEFT JOIN, and ask crm-team for the households they lack",
-        numbers={"unknown_users": unknown, "users": counts["buyers"]},
+    )
+    return _every_user_has(
+        DEMOGRAPHICS,
+        "households",
+        "demographics",
+        users,
+        "Join dim_user with LEFT JOIN, and ask crm-team for the households they lack",
+        "warning",
     )
 
 
@@ -277,23 +272,33 @@ def _known_profiles() -> dg.AssetChecksDefinition:
 
 def every_user_with_events_has_a_profile(source: Source) -> CheckResult:
     """How many users whose events count, as docs/profiles.md defines it, have no profile."""
-    [counts] = source.query(
+    users = source.query(
         "SELECT COUNT(*) AS users, COUNT(profile.user_id) AS known FROM ("
         " SELECT user_id FROM fct_purchase WHERE received_at <= DATEADD(day, 7, occurred_at)"
         " UNION"
         " SELECT user_id FROM fct_interaction WHERE received_at <= DATEADD(day, 7, occurred_at)"
         ") AS seen LEFT JOIN profile ON profile.user_id = seen.user_id"
-    ).to_pylist()
-    missing = counts["users"] - counts["known"]
+    )
+    return _every_user_has(
+        PROFILED, "users", "profile", users, "Materialize warehouse/profile again", "error"
+    )
+
+
+def _every_user_has(
+    name: str, who: str, what: str, users: pa.Table, remedy: str, severity: Severity
+) -> CheckResult:
+    """Whether as many users are `known` as there are `users`, both columns of one row."""
+    [counts] = users.to_pylist()
+    lacking = counts["users"] - counts["known"]
     return CheckResult(
-        name=PROFILED,
-        state="failed" if missing else "passed",
-        severity="error",
-        description="every user with a counted event has a profile",
-        expected=f"a profile of each of {counts['users']:,} users",
-        observed=f"{missing:,} of {counts['users']:,} users have no profile",
-        failing=missing,
+        name=name,
+        state="failed" if lacking else "passed",
+        severity=severity,
+        description=f"all {who} of the facts have their {what}",
+        expected=f"all {counts['users']:,} {who} have their {what}",
+        observed=f"{lacking:,} of {counts['users']:,} {who} have no {what}",
+        failing=lacking,
         total=counts["users"],
-        remedy="Materialize warehouse/profile again",
-        numbers={"missing_profiles": missing, "users": counts["users"]},
+        remedy=remedy,
+        numbers={"lacking": lacking, "users": counts["users"]},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cache
@@ -32,22 +32,15 @@ class Built:
     unchanged: int = 0
 
 
-def build_events(
-    lake: Lake,
-    days: Collection[date],
-    zone: ZoneInfo,
-    progress: Callable[[int], None] = lambda _: None,
-) -> Built:
+def build_events(lake: Lake, days: Collection[date], zone: ZoneInfo) -> Built:
     """Replace the events of the given delivery days, where anything they are made from changed.
 
     What they are made from: the day's landed records, the catalog as delivered up to that day, the
     SQL and the business zone. Building twice, or in any order of days, gives the same rows.
     """
     fingerprints = _fingerprints(lake, sorted(days), zone)
-    before = delivered(lake, "events", days)
-    changed = [day for day in sorted(days) if before.get(day) != fingerprints[day]]
+    changed = _changed(lake, fingerprints)
     built = Built(unchanged=len(days) - len(changed))
-    progress(built.unchanged)
     catalog = records(contract(CATALOG), lake) if changed else None
     for start in range(0, len(changed), DAYS_PER_COMMIT):
         chunk = changed[start : start + DAYS_PER_COMMIT]
@@ -69,8 +62,12 @@ def build_events(
         ]
         lake.replace("deliveries", delivery_rows("events", rows), days=chunk, topic="events")
         built.events |= counts
-        progress(len(chunk))
     return built
+
+
+def stale_days(lake: Lake, days: Collection[date], zone: ZoneInfo) -> list[date]:
+    """The days whose events were never built, or from something that has changed since."""
+    return _changed(lake, _fingerprints(lake, sorted(days), zone))
 
 
 def newest_event_day(lake: Lake, zone: ZoneInfo) -> date:
@@ -129,6 +126,11 @@ def _business_days(source: Contract, rows: pa.Table, zone: ZoneInfo) -> pa.Table
             ),
         }
     )
+
+
+def _changed(lake: Lake, fingerprints: Mapping[date, str]) -> list[date]:
+    before = delivered(lake, "events", fingerprints.keys())
+    return [day for day, fingerprint in fingerprints.items() if before.get(day) != fingerprint]
 
 
 def _fingerprints(lake: Lake, days: Sequence[date], zone: ZoneInfo) -> dict[date, str]:

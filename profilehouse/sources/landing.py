@@ -8,7 +8,7 @@ of an earlier delivery of that day is taken away first.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from zoneinfo import ZoneInfo
@@ -53,7 +53,6 @@ def land(
     folder: Folder,
     lake: Lake,
     zone: ZoneInfo,
-    progress: Callable[[int], None] = lambda _: None,
 ) -> Landed:
     """Land one source's deliveries of the given business days.
 
@@ -63,19 +62,18 @@ def land(
     Args:
         source: the contract; its property `delivery` is `daily` or `on_change`: whether a day
             without a file is a problem.
-        progress: told the number of days done, as they are done.
     """
     landed = Landed()
     pending: list[_Day] = []
     size = 0
-    for day in _new_days(source, days, folder, lake, landed, progress):
+    for day in _new_days(source, days, folder, lake, landed):
         pending.append(day)
         size += sum(map(len, day.lines))
         if size >= BYTES_PER_COMMIT:
-            _commit(source, pending, lake, zone, landed, progress)
+            _commit(source, pending, lake, zone, landed)
             pending, size = [], 0
     if pending:
-        _commit(source, pending, lake, zone, landed, progress)
+        _commit(source, pending, lake, zone, landed)
     return landed
 
 
@@ -135,7 +133,6 @@ def _new_days(
     folder: Folder,
     lake: Lake,
     landed: Landed,
-    progress: Callable[[int], None],
 ) -> Iterator[_Day]:
     deliveries = folder.deliveries(source)
     before = delivered(lake, source.name, days)
@@ -146,12 +143,10 @@ def _new_days(
                 f"{source.name}: more than one file for {day}:"
                 f" {', '.join(deliveries.repeated[day])}; remove the wrong one and run again"
             )
-            progress(1)
             continue
         if name is None:
             if day in before:
                 landed.unchanged += 1
-                progress(1)
             elif source.properties["delivery"] == "on_change":
                 yield _Day(day, None, hashlib.sha256(source.version.encode()).hexdigest(), [])
             else:
@@ -159,7 +154,6 @@ def _new_days(
                     f"{source.name}: no file for {day} in {folder.path}/{source.name};"
                     f" deliver {day}.jsonl (an empty one if nothing happened) and run again"
                 )
-                progress(1)
             continue
         file = f"{source.name}/{name}"
         try:
@@ -171,7 +165,6 @@ def _new_days(
             landed.unchanged += 1
         except ProfilehouseError as error:
             landed.problems[day] = str(error)
-        progress(1)
 
 
 def _commit(
@@ -180,7 +173,6 @@ def _commit(
     lake: Lake,
     zone: ZoneInfo,
     landed: Landed,
-    progress: Callable[[int], None],
 ) -> None:
     days = [day.delivered_on for day in pending]
     good: list[pa.Table] = []
@@ -214,7 +206,6 @@ def _commit(
         "dead_letters", _concat(dead, contract("dead_letters")), days=days, topic=source.name
     )
     lake.replace("deliveries", delivery_rows(source.name, deliveries), days=days, topic=source.name)
-    progress(len(pending))
 
 
 def _raw_rows(day: _Day, received_at: datetime, kept: list[tuple[int, bytes]]) -> pa.Table:

@@ -12,7 +12,7 @@ import pytest
 from profilehouse.contracts import contracts_of
 from profilehouse.errors import ProfilehouseError
 from profilehouse.events import build
-from profilehouse.events.build import Built, build_events, newest_event_day
+from profilehouse.events.build import Built, build_events, newest_event_day, stale_days
 from profilehouse.sources.landing import land
 from tests.pipeline import Installation, Record
 
@@ -228,10 +228,8 @@ def test_many_days_are_built_in_portions_with_the_same_result(
     for day in DAYS:
         house.deliver("purchases", day, [bought(day.day)])
     landed(house)
-    done: list[int] = []
-    report = build_events(house.platform.lake(), DAYS, ZONE, done.append)
+    report = build_events(house.platform.lake(), DAYS, ZONE)
     assert report.events == dict.fromkeys(DAYS, 1)
-    assert done == [0, 2, 1]
     assert events(house, "order_id") == ["2", "3", "4"]
 
 
@@ -257,3 +255,20 @@ def test_the_newest_day_is_the_one_in_which_the_newest_delivery_closed(
     built(house, MONDAY, TUESDAY)
     assert newest_event_day(lake, ZONE) == WEDNESDAY, "Tuesday closes on Wednesday, UTC"
     assert newest_event_day(lake, ZoneInfo("UTC")) == TUESDAY
+
+
+def test_days_are_stale_until_they_are_built_from_what_is_landed_now(house: Installation) -> None:
+    def stale() -> list[date]:
+        return stale_days(house.platform.lake(), DAYS, ZONE)
+
+    landed(house)
+    assert stale() == DAYS
+    built(house)
+    assert stale() == []
+    house.deliver("products", TUESDAY, [product("GROCERY")])
+    landed(house)
+    assert stale() == [TUESDAY, WEDNESDAY]
+    built(house, WEDNESDAY)
+    assert stale() == [TUESDAY]
+    built(house)
+    assert stale() == []

@@ -57,8 +57,9 @@ def reported(key: dg.AssetKey, result: CheckResult) -> dg.AssetCheckResult:
         "total": dg.MetadataValue.int(result.total),
         "expected": dg.MetadataValue.text(result.expected),
         "observed": dg.MetadataValue.text(result.observed),
-        "state": dg.MetadataValue.text(result.state),
     }
+    if result.state not in ("passed", "failed"):
+        metadata["state"] = dg.MetadataValue.text(result.state)
     if result.sample:
         columns = list(dict.fromkeys(name for row in result.sample for name in row))
         metadata["sample"] = dg.MetadataValue.table(

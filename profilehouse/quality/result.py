@@ -89,5 +89,5 @@ def mask(value: Any) -> str:
 
 
 def percent(part: int, whole: int) -> float:
-    """The share of a part in percent; 0 of nothing."""
-    return 100 * part / whole if whole else 0.0
+    """The share of a part in percent, to 4 decimals; 0 of nothing."""
+    return round(100 * part / whole, 4) if whole else 0.0

@@ -280,7 +280,7 @@ def check_references(
 
     Returns:
         One result a reference. The sample lists the values that are missing, the most frequent
-        first, with the number of their rows; `numbers` has `missing_values`, how many there are.
+        first, with the number of their rows; `numbers` has `distinct_missing`, how many there are.
     """
     name = table or contract.name
     schema = columns_of(source, name)
@@ -311,7 +311,7 @@ def check_references(
                 remedy=f"Load what {reference.table} lacks, or ask {contract.owner} to correct"
                 f" {reference.column}",
                 numbers=_numbers(failing, counted["total"])
-                | {"missing_values": counted.get(f"missing_{i}", 0)},
+                | {"distinct_missing": counted.get(f"missing_{i}", 0)},
             )
         )
     return results

@@ -7,13 +7,27 @@ import random
 from collections.abc import Sequence
 from datetime import date, timedelta
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from checks.anomaly import DETECTORS
-from profilehouse.quality.anomaly import Detector, iqr, judge_daily, z_score
+from profilehouse.quality.anomaly import (
+    MINIMUM_HISTORY,
+    WINDOW,
+    Detector,
+    iqr,
+    judge_daily,
+    z_score,
+)
+from profilehouse.sources.retailer import PACKAGE, TIMEZONE
 
 FIRST = date(2026, 1, 5)
+LOCAL = pa.timestamp("us", TIMEZONE)
 FOURTEEN = [96.0, 104.0] * 7
 """Mean 100, sample standard deviation sqrt(14 * 16 / 13) = 4.1510."""
 
@@ -130,7 +144,7 @@ def a_year(sunday: float) -> list[float]:
 def test_an_ordinary_year_alarms_seldom_and_a_lost_half_day_is_found(name: str) -> None:
     year = a_year(sunday=4500)
     judged = judge_daily(daily(year), DETECTORS[name])
-    assert len(judged.flagged) <= 3
+    assert len(judged.flagged) <= 5
     assert judged.judgement.state == "normal"
     halved = daily([*year, 2000.0])
     assert judge_daily(halved, DETECTORS[name]).judgement.state == "anomalous"
@@ -142,3 +156,42 @@ def test_very_different_sundays_widen_the_z_score_and_are_flagged_by_the_iqr() -
     by_iqr = judge_daily(year, DETECTORS["iqr"])
     assert len(by_iqr.flagged) > 40
     assert {day.weekday() for day in by_iqr.flagged} == {6}
+
+
+def lines_of_a_real_year() -> dict[date, float]:
+    """What a real retailer sold on each of its 364 business days: lines a day."""
+    package = find_spec(PACKAGE)
+    assert package is not None
+    assert package.origin is not None
+    data = Path(package.origin).parent / "data" / "transactions.parquet"
+    bought = pq.read_table(data, columns=["transaction_timestamp"])["transaction_timestamp"]
+    here = pc.local_timestamp(bought.cast(pa.timestamp("us", "UTC")).cast(LOCAL))
+    counted = pc.value_counts(
+        here.cast(pa.timestamp("s"), safe=False).cast(pa.date32(), safe=False)
+    )
+    days, lines = counted.field("values"), counted.field("counts")
+    return dict(zip(days.to_pylist(), map(float, lines.to_pylist()), strict=True))
+
+
+def test_a_real_year_alarms_on_its_odd_days_only() -> None:
+    year = lines_of_a_real_year()
+    assert (len(year), sum(year.values())) == (364, 1_469_307)
+    before_christmas = date(2017, 12, 23)
+    judged = {name: judge_daily(year, detector) for name, detector in DETECTORS.items()}
+    assert judged["z_score"].flagged == (date(2017, 11, 5), before_christmas)
+    assert judged["iqr"].flagged == (date(2017, 7, 4), before_christmas)
+    assert {judgement.judgement.state for judgement in judged.values()} == {"normal"}
+
+
+@pytest.mark.parametrize("name", sorted(DETECTORS))
+def test_whichever_day_of_a_real_year_is_lost_or_delivered_thrice_it_is_found(name: str) -> None:
+    series = sorted(lines_of_a_real_year().items())
+    found = {0: 0, 3: 0}
+    for i in range(MINIMUM_HISTORY, len(series)):
+        for times in found:
+            day, lines = series[i]
+            faulty = dict(series[max(0, i - WINDOW) : i]) | {day: lines * times}
+            state = judge_daily(faulty, DETECTORS[name]).judgement.state
+            found[times] += state == "anomalous"
+    # Thrice a day of few lines, after the holidays, is no more than a day of many.
+    assert found == {0: 350, 3: 349}

@@ -255,7 +255,7 @@ def test_rows_whose_reference_is_missing_are_counted_and_null_passes() -> None:
     assert content.name == "content_key_is_in_dim_content"
     assert (content.passed, content.severity) == (False, "warning")
     assert (content.failing, content.total) == (3, 6)
-    assert content.numbers["missing_values"] == 2
+    assert content.numbers["distinct_missing"] == 2
     assert content.sample == (
         {"content_key": "x", "row_count": "2"},
         {"content_key": "y", "row_count": "1"},

@@ -1,22 +1,25 @@
 """Completeness: every day delivered and loaded, no record refused, no user unknown."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date
 
 import dagster as dg
 import pyarrow as pa
 
-from assets.warehouse import POOL
+from assets.warehouse import POOL, table_sql
 from checks._common import days_between, days_looked_at, days_of_run, reported, spec
-from profilehouse.contracts import Contract, Severity, contracts_of
+from profilehouse.contracts import Contract, Severity, contract, contracts_of
 from profilehouse.events.build import EVENT_SOURCES, stale_days
 from profilehouse.platform import Platform
+from profilehouse.profiles.features import LATE_DAYS
 from profilehouse.quality.result import CheckResult, sample_of
 from profilehouse.quality.sql import Source
-from profilehouse.sources.landing import delivered
+from profilehouse.sources.landing import delivered, unlanded_days
+from profilehouse.warehouse.load import stale_days as stale_loads
 
 REFUSED = "no_record_was_refused"
+LANDED = "every_file_is_landed"
 NAMED = "every_file_names_its_day"
 DELIVERED = "every_day_was_delivered"
 LOADED = "every_delivered_day_is_loaded"
@@ -51,7 +54,8 @@ def _source(source: Contract) -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["lake", source.name])
     daily = source.properties["delivery"] == "daily"
     specs = [
-        spec(key, REFUSED, f"Every record of {source.name} satisfies its contract", "warning"),
+        spec(key, REFUSED, f"Every record of {source.name} satisfies its contract", "error"),
+        spec(key, LANDED, f"Every file of {source.name} is landed as it is now", "warning"),
         spec(key, NAMED, f"Every file of {source.name} has a day as its name", "warning"),
     ]
     if daily:
@@ -73,9 +77,15 @@ def _source(source: Contract) -> dg.AssetChecksDefinition:
         yield reported(
             key, every_file_names_its_day(source, folder.deliveries(source).unrecognised)
         )
+        of_run = days_of_run(context) if source.name in EVENT_SOURCES else []
+        last = max(of_run, default=date.max)
+        waiting = unlanded_days(source, folder, lake, platform.settings.zone)
+        yield reported(
+            key, every_file_is_landed(source, [day for day in waiting if day <= last], landed)
+        )
         if daily:
             first = platform.settings.first_day
-            due = days_of_run(context) or days_between(first, max(landed, default=first))
+            due = of_run or days_between(first, max(landed, default=first))
             yield reported(
                 key, every_day_was_delivered(source, [day for day in due if day >= first], landed)
             )
@@ -86,13 +96,16 @@ def _source(source: Contract) -> dg.AssetChecksDefinition:
 def no_record_was_refused(
     source: Contract, letters: Collection[Mapping[str, object]], total: int
 ) -> CheckResult:
-    """Whether landing refused records: `letters` are their dead letters, `total` all records."""
+    """Whether landing refused records: `letters` are their dead letters, `total` all records.
+
+    Some are worth a warning; if it refused all, the source has changed, and nothing may go on.
+    """
     reasons = Counter(str(letter["reason"]) for letter in letters)
     most = "; ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common(3))
     return CheckResult(
         name=REFUSED,
         state="failed" if letters else "passed",
-        severity="warning",
+        severity="error" if letters and len(letters) == total else "warning",
         description=f"every record of {source.name} satisfies its contract",
         expected="no dead letter",
         observed=f"{len(letters):,} of {total:,} records refused" + (f": {most}" if most else ""),
@@ -101,6 +114,27 @@ def no_record_was_refused(
         remedy=f"Ask {source.owner} to correct the records and deliver these days again",
         sample=sample_of(letters, ()),
         numbers={"dead_letters": len(letters), "records": total},
+    )
+
+
+def every_file_is_landed(
+    source: Contract, waiting: Sequence[date], landed: Collection[date]
+) -> CheckResult:
+    """Whether files wait to be landed: late ones, and corrections of what is landed."""
+    changed = sum(day in landed for day in waiting)
+    return CheckResult(
+        name=LANDED,
+        state="failed" if waiting else "passed",
+        severity="warning",
+        description=f"every file of {source.name} is landed as it is now",
+        expected="no file that is new or has changed",
+        observed=f"{len(waiting)} files wait: {len(waiting) - changed} new, {changed} changed since"
+        " they were landed",
+        failing=len(waiting),
+        total=len({*landed, *waiting}),
+        remedy=f"Materialize these days of lake/{source.name} and what is made of them",
+        sample=sample_of(({"delivered_on": day} for day in waiting), ()),
+        numbers={"new_files": len(waiting) - changed, "changed_files": changed},
     )
 
 
@@ -168,17 +202,15 @@ def _loaded_days(table: str, topic: str) -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["warehouse", table])
 
     @dg.multi_asset_check(
-        specs=[spec(key, LOADED, f"Every day of lake/{topic} is in {table}", "error")],
+        specs=[spec(key, LOADED, f"Every day of lake/{topic} is in {table} as it is now", "error")],
         name=f"days_of_{table}",
         pool=POOL,
     )
     def days_of_table(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
         wanted = delivered(platform.lake(), topic)
         with platform.warehouse() as warehouse:
-            ledger = warehouse.query(
-                "SELECT delivered_on FROM load_ledger WHERE table_name = ?", (table,)
-            )
-        loaded = ledger.column("delivered_on").to_pylist()
+            stale = stale_loads(warehouse, contract(table), table_sql(table), wanted)
+        loaded = wanted.keys() - set(stale)
         yield reported(key, every_day_is_there(LOADED, f"warehouse/{table}", wanted, loaded))
 
     return days_of_table
@@ -272,11 +304,12 @@ def _known_profiles() -> dg.AssetChecksDefinition:
 
 def every_user_with_events_has_a_profile(source: Source) -> CheckResult:
     """How many users whose events count, as docs/profiles.md defines it, have no profile."""
+    counts = f"received_at <= DATEADD(day, {LATE_DAYS}, occurred_at)"
     users = source.query(
-        "SELECT COUNT(*) AS users, COUNT(profile.user_id) AS known FROM ("
-        " SELECT user_id FROM fct_purchase WHERE received_at <= DATEADD(day, 7, occurred_at)"
+        "SELECT COUNT(*) AS users, COUNT(profile.user_id) AS known FROM ("  # noqa: S608
+        f" SELECT user_id FROM fct_purchase WHERE {counts}"
         " UNION"
-        " SELECT user_id FROM fct_interaction WHERE received_at <= DATEADD(day, 7, occurred_at)"
+        f" SELECT user_id FROM fct_interaction WHERE {counts}"
         ") AS seen LEFT JOIN profile ON profile.user_id = seen.user_id"
     )
     return _every_user_has(

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import dagster as dg
 
-from assets.warehouse import POOL
+from assets.warehouse import POOL, TOPICS
 from checks._common import days_looked_at, reported, rule_specs, spec
 from profilehouse.contracts import Contract, contract, contracts_of
 from profilehouse.events.build import EVENT_SOURCES
@@ -21,6 +21,8 @@ from profilehouse.quality.sql import arrow_source, check_rows, columns_of, schem
 from profilehouse.sources.landing import records
 from profilehouse.warehouse import Warehouse
 
+POSITION = ("delivered_on", "topic", "line")
+"""Says where a fact came from; its id may tell who it is about."""
 COLUMNS = "columns_are_those_of_the_contract"
 
 
@@ -85,6 +87,7 @@ def _built_events() -> dg.AssetChecksDefinition:
 def _table(table: Contract) -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["warehouse", table.name])
     rules = row_rules(table)
+    position = POSITION if table.name in TOPICS else ()
     columns = spec(key, COLUMNS, f"{table.name} has the columns of its contract", "error")
 
     @dg.multi_asset_check(
@@ -94,9 +97,9 @@ def _table(table: Contract) -> dg.AssetChecksDefinition:
         with platform.warehouse() as warehouse:
             found = columns_of(warehouse, table.name)
             if warehouse.dialect == "snowflake":
-                results = _pushed_down(table, rules, warehouse, platform)
+                results = _pushed_down(table, rules, warehouse, platform, position)
             else:
-                results = check_rows(table, rules, warehouse)
+                results = check_rows(table, rules, warehouse, keys=position)
         for result in [schema_difference(table, found), *results]:
             yield reported(key, result)
 
@@ -104,8 +107,12 @@ def _table(table: Contract) -> dg.AssetChecksDefinition:
 
 
 def _pushed_down(
-    table: Contract, rules: Sequence[Rule], warehouse: Warehouse, platform: Platform
+    table: Contract,
+    rules: Sequence[Rule],
+    warehouse: Warehouse,
+    platform: Platform,
+    keys: Sequence[str],
 ) -> list[CheckResult]:
     from profilehouse.quality.gx import check_snowflake  # noqa: PLC0415
 
-    return check_snowflake(table, rules, warehouse, platform.settings)
+    return check_snowflake(table, rules, warehouse, platform.settings, keys)

@@ -8,9 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from profilehouse.sources.retailer import Delivered
 
 ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = Path(".env")
+WRITTEN = "# Written by make demo."
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -58,6 +60,11 @@ def _deliver() -> Delivered:
     """The retailer's files, written once; the shift of the dates stays that of the first run."""
     from profilehouse.sources.retailer import CHANGE_RULE, TIMEZONE, deliver_year  # noqa: PLC0415
 
+    if ENVIRONMENT.exists() and not ENVIRONMENT.read_text("utf-8").startswith(WRITTEN):
+        raise ProfilehouseError(
+            f"{ENVIRONMENT.resolve()} holds settings of your own, which the demo would overwrite:"
+            " move the file away, or run make demo in another checkout"
+        )
     with _bar() as bar:
         task = bar.add_task("Delivering the retailer's files", total=None)
         delivered = deliver_year(
@@ -86,7 +93,7 @@ def _remember(delivered: Delivered) -> Settings:
         "PROFILEHOUSE_FIRST_DAY": delivered.first_day.isoformat(),
     }
     lines = [f"{name}={value}\n" for name, value in environment.items()]
-    Path(".env").write_text("".join(["# Written by make demo.\n", *lines]), "utf-8")
+    ENVIRONMENT.write_text("".join([WRITTEN, "\n", *lines]), "utf-8")
     os.environ |= environment
     return load_settings()
 
@@ -100,14 +107,20 @@ def _load(settings: Settings, delivered: Delivered) -> bool:
     import dagster as dg  # noqa: PLC0415
 
     from platform_defs.build import build_defs  # noqa: PLC0415
+    from platform_defs.recovery import PID_TAG, free_slots_of_dead_runs  # noqa: PLC0415
     from platform_defs.schedules import DAILY_JOB  # noqa: PLC0415
 
     days = [
         delivered.first_day + timedelta(days=n)
         for n in range((delivered.last_day - delivered.first_day).days + 1)
     ]
+    tags = {
+        "dagster/asset_partition_range_start": days[0].isoformat(),
+        "dagster/asset_partition_range_end": days[-1].isoformat(),
+    }
     with dg.DagsterInstance.get() as instance:
-        if not _is_new(settings, instance, days):
+        free_slots_of_dead_runs(instance)
+        if not _is_new(settings, instance, tags):
             console.print(f"Nothing new: all {len(days)} days are loaded and checked.")
             return True
         job = build_defs(settings).resolve_job_def(DAILY_JOB)
@@ -130,10 +143,7 @@ def _load(settings: Settings, delivered: Delivered) -> bool:
                 instance=instance,
                 run_id=run_id,
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-                tags={
-                    "dagster/asset_partition_range_start": days[0].isoformat(),
-                    "dagster/asset_partition_range_end": days[-1].isoformat(),
-                },
+                tags={**tags, PID_TAG: str(os.getpid())},
                 raise_on_error=False,
             )
         if not result.success:
@@ -154,24 +164,25 @@ def _reason(failure: dg.DagsterEvent) -> str:
     return (error.cause or error).message.splitlines()[0].partition(": ")[2]
 
 
-def _is_new(settings: Settings, instance: dg.DagsterInstance, days: list[date]) -> bool:
-    """Whether a delivery is not in the lake as it lies in the folder, or a day is not loaded."""
+def _is_new(settings: Settings, instance: dg.DagsterInstance, tags: Mapping[str, str]) -> bool:
+    """Whether the newest run with these tags was no success, or a delivery changed since."""
     import dagster as dg  # noqa: PLC0415
 
+    from platform_defs.schedules import DAILY_JOB  # noqa: PLC0415
     from profilehouse.platform import Platform  # noqa: PLC0415
     from profilehouse.sources.deliveries import fingerprint  # noqa: PLC0415
     from profilehouse.sources.landing import delivered  # noqa: PLC0415
 
-    last = instance.get_latest_materialization_event(dg.AssetKey(["profiles", "profile_store"]))
-    loaded = instance.get_materialized_partitions(dg.AssetKey(["warehouse", "fct_purchase"]))
-    if last is None or any(day.isoformat() not in loaded for day in days):
+    runs = instance.get_runs(filters=dg.RunsFilter(job_name=DAILY_JOB, tags=tags), limit=1)
+    if not any(run.is_success for run in runs):
         return True
     platform = Platform(settings)
     folder, lake = platform.sources(), platform.lake()
     for source in contracts_of("sources"):
         landed = delivered(lake, source.name)
         for day, name in folder.deliveries(source).files.items():
-            if landed.get(day) != fingerprint(source, folder.read(source, name)):
+            data = folder.read(source, name)
+            if landed.get(day) != fingerprint(source, data, settings.zone):
                 return True
     return False
 

@@ -16,6 +16,8 @@ import pyarrow as pa
 
 from profilehouse.contracts import Column, Contract
 
+FIRST_YEAR, LAST_YEAR = 1900, 2199
+"""Years of dates and times; others are mistakes, and some engines cannot compute with them."""
 _INT64 = (-(2**63), 2**63 - 1)
 _PYTHON_TYPES: dict[str, Any] = {
     "string": str,
@@ -40,13 +42,21 @@ def refusals(lines: Sequence[bytes], contract: Contract) -> dict[int, str]:
     """The records that do not satisfy the contract: their index in `lines` and the reason.
 
     A record is refused for anything that is not one JSON object, a missing required field, an
-    unknown field, a wrong type, or a value outside the contract's range, set or pattern.
+    unknown field, a wrong type, a value outside the contract's range, set or pattern, or a year
+    before FIRST_YEAR or after LAST_YEAR.
     """
     decoder = _decoder(contract)
+    dated = [c.name for c in contract.columns if c.type in ("date", "timestamp")]
     refused: dict[int, str] = {}
     for index, line in enumerate(lines):
         try:
-            decoder.decode(line)
+            record = decoder.decode(line)
+            for name in dated:
+                value = getattr(record, name)
+                if value is not None and not FIRST_YEAR <= value.year <= LAST_YEAR:
+                    refused[index] = (
+                        f"Expected a year from {FIRST_YEAR} to {LAST_YEAR} - at `$.{name}`"
+                    )
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             refused[index] = str(error)
     return refused

@@ -49,8 +49,11 @@ class Settings(BaseSettings):
     @classmethod
     def _folder_or_bucket(cls, value: str) -> str:
         url = urlsplit(value)
-        if "://" in value and (url.scheme != "s3" or not url.netloc):
+        is_url = "://" in value or url.scheme == "s3"
+        if is_url and (url.scheme != "s3" or not url.netloc or "@" in url.netloc):
             raise ValueError("must be a folder or s3://BUCKET/PREFIX")
+        if not value.strip("/ ") or value.startswith("~"):
+            raise ValueError("must be a folder, written out, or s3://BUCKET/PREFIX")
         return value.rstrip("/")
 
     @field_validator("catalog")
@@ -64,7 +67,7 @@ class Settings(BaseSettings):
     @classmethod
     def _known_warehouse(cls, value: str) -> str:
         url = urlsplit(value)
-        if url.scheme == "duckdb" and url.path and not url.netloc:
+        if url.scheme == "duckdb" and url.path.strip("/:") not in ("", "memory") and not url.netloc:
             return value
         if url.password:
             raise ValueError("must not hold a password: SNOWFLAKE_PASSWORD is the place for it")

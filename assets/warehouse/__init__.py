@@ -60,7 +60,7 @@ def _asset(
 def _fact(
     table: str, topics: Sequence[str], daily: dg.PartitionsDefinition[str]
 ) -> dg.AssetsDefinition:
-    sql = _sql(table)
+    sql = table_sql(table)
 
     @_asset(table, "events", daily)
     def fact(
@@ -93,7 +93,7 @@ def _fact(
 
 def _dim_user() -> dg.AssetsDefinition:
     table, source = "dim_user", contract("crm")
-    sql = _sql(table)
+    sql = table_sql(table)
 
     @_asset(table, source.name)
     def dim_user(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
@@ -114,7 +114,7 @@ def _dim_user() -> dg.AssetsDefinition:
 
 def _dimension(table: str, source_name: str) -> dg.AssetsDefinition:
     source = contract(source_name)
-    sql = _sql(table)
+    sql = table_sql(table)
 
     @_asset(table, source.name)
     def dimension(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
@@ -134,7 +134,7 @@ def _dimension(table: str, source_name: str) -> dg.AssetsDefinition:
 
 
 def _dim_date() -> dg.AssetsDefinition:
-    sql = _sql("dim_date")
+    sql = table_sql("dim_date")
 
     @_asset("dim_date", "events")
     def dim_date(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
@@ -158,7 +158,8 @@ def _path(table: str) -> Path:
     return SQL_DIR / f"{table}.sql"
 
 
-def _sql(table: str) -> str:
+def table_sql(table: str) -> str:
+    """The SELECT that a table is loaded by."""
     return _path(table).read_text("utf-8")
 
 

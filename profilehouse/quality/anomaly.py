@@ -17,6 +17,7 @@ from datetime import date, timedelta
 from typing import Literal
 
 from profilehouse.contracts import Severity
+from profilehouse.errors import ProfilehouseError
 from profilehouse.quality.result import CheckResult, State
 
 MINIMUM_HISTORY = 14
@@ -161,10 +162,10 @@ def judge_daily(
         window: days looked back, by the calendar.
 
     Raises:
-        ValueError: when the series is empty.
+        ProfilehouseError: when the series is empty.
     """
     if not series:
-        raise ValueError("a series without days cannot be judged")
+        raise ProfilehouseError("there is no day to judge yet: load some first")
     days = sorted(series)
     values = [series[day] for day in days]
     judgements = []

@@ -79,7 +79,11 @@ def check_table(
 
 
 def check_snowflake(
-    contract: Contract, rules: Sequence[Rule], warehouse: Warehouse, settings: Settings
+    contract: Contract,
+    rules: Sequence[Rule],
+    warehouse: Warehouse,
+    settings: Settings,
+    keys: Sequence[str] = (),
 ) -> list[CheckResult]:
     """Check a whole table of Snowflake where it is; only counts and samples leave Snowflake.
 
@@ -88,6 +92,7 @@ def check_snowflake(
         rules: of that contract.
         warehouse: an open connection, for the samples.
         settings: where Great Expectations opens a connection of its own.
+        keys: columns that say which row fails, by default the primary key.
 
     Returns:
         As profilehouse.quality.sql.check_rows.
@@ -104,7 +109,8 @@ def check_snowflake(
             batch = asset.add_batch_definition_whole_table("all").get_batch()
             return rows_in(warehouse, rows), _count(runnable, batch)
 
-        return run_rules(contract, rules, warehouse, contract.name, contract.primary_key, count)
+        keys = keys or contract.primary_key
+        return run_rules(contract, rules, warehouse, contract.name, keys, count)
     finally:
         datasource.get_engine().dispose()
 

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 from pyarrow import fs
 
 from profilehouse.contracts import Contract
+from profilehouse.decode import FIRST_YEAR, LAST_YEAR
 from profilehouse.errors import ProfilehouseError
 
 _FILE_NAME = re.compile(r"(\d{4}-\d{2}-\d{2})\.jsonl(\.gz)?")
@@ -25,11 +26,14 @@ _FILE_NAME = re.compile(r"(\d{4}-\d{2}-\d{2})\.jsonl(\.gz)?")
 class Deliveries:
     """What lies in one source's folder: a file a day, and names that say no day.
 
+    `written_at` is when each file was last written, UTC without a zone.
+
     `repeated` has the days with more than one file, and all names of each; which of them is right
     only the source can say.
     """
 
     files: dict[date, str]
+    written_at: dict[date, datetime]
     unrecognised: tuple[str, ...]
     repeated: dict[date, tuple[str, ...]]
 
@@ -45,8 +49,9 @@ class Folder:
         """The files of one source, by business day."""
         selector = fs.FileSelector(f"{self.path}/{source.name}", allow_not_found=True)
         named: dict[date, list[str]] = {}
+        written_at: dict[date, datetime] = {}
         unrecognised: list[str] = []
-        for info in self.filesystem.get_file_info(selector):
+        for info in self._listed(selector):
             day = _day(info.base_name)
             if info.type != fs.FileType.File or info.base_name.startswith("."):
                 continue
@@ -54,11 +59,23 @@ class Folder:
                 unrecognised.append(info.base_name)
             else:
                 named.setdefault(day, []).append(info.base_name)
+                written_at[day] = info.mtime.astimezone(UTC).replace(tzinfo=None)
         return Deliveries(
             files={day: min(names) for day, names in named.items()},
+            written_at=written_at,
             unrecognised=tuple(sorted(unrecognised)),
             repeated={day: tuple(sorted(names)) for day, names in named.items() if len(names) > 1},
         )
+
+    def _listed(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
+        try:
+            return list(self.filesystem.get_file_info(selector))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise ProfilehouseError(
+                f"{selector.base_dir}: cannot be listed ({reason}); see that it may be read and"
+                " that all names in it are UTF-8"
+            ) from error
 
     def read(self, source: Contract, name: str) -> bytes:
         """The bytes of one delivered file, compressed as delivered.
@@ -86,6 +103,8 @@ def lines_of(data: bytes, file: str) -> list[bytes]:
     """
     if file.endswith(".gz"):
         try:
+            if not data:
+                raise EOFError("it has 0 bytes")
             data = decompress(data)
         except (BadGzipFile, EOFError, zlib.error) as error:
             raise ProfilehouseError(
@@ -95,10 +114,10 @@ def lines_of(data: bytes, file: str) -> list[bytes]:
     return lines[:-1] if lines[-1] == b"" else lines
 
 
-def fingerprint(source: Contract, data: bytes) -> str:
-    """Of a delivery: its bytes and the contract they are read with."""
+def fingerprint(source: Contract, data: bytes, zone: ZoneInfo) -> str:
+    """Of a delivery: its bytes, the contract they are read with and the zone of its day."""
     digest = hashlib.sha256(data)
-    digest.update(f"{source.name} {source.version}".encode())
+    digest.update(f"{source.name} {source.version} {zone.key}".encode())
     return digest.hexdigest()
 
 
@@ -111,6 +130,7 @@ def close_of(day: date, zone: ZoneInfo) -> datetime:
 def _day(name: str) -> date | None:
     match = _FILE_NAME.fullmatch(name)
     try:
-        return date.fromisoformat(match[1]) if match else None
+        day = date.fromisoformat(match[1]) if match else None
     except ValueError:
         return None
+    return day if day and FIRST_YEAR <= day.year <= LAST_YEAR else None

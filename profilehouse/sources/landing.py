@@ -66,7 +66,7 @@ def land(
     landed = Landed()
     pending: list[_Day] = []
     size = 0
-    for day in _new_days(source, days, folder, lake, landed):
+    for day in _new_days(source, days, folder, lake, zone, landed):
         pending.append(day)
         size += sum(map(len, day.lines))
         if size >= BYTES_PER_COMMIT:
@@ -108,6 +108,28 @@ def delivered(lake: Lake, topic: str, days: Collection[date] | None = None) -> d
     return {row["delivered_on"]: row["sha256"] for row in rows}
 
 
+def unlanded_days(source: Contract, folder: Folder, lake: Lake, zone: ZoneInfo) -> list[date]:
+    """The days with a file that was never landed, or whose content changed since it was.
+
+    Only files written after they were landed are read.
+    """
+    rows = lake.read(
+        "deliveries", columns=["delivered_on", "sha256", "landed_at"], topic=source.name
+    ).to_pylist()
+    landed = {row["delivered_on"]: row for row in rows}
+    found = folder.deliveries(source)
+
+    def changed(day: date, name: str) -> bool:
+        before = landed.get(day)
+        if before is None:
+            return True
+        if found.written_at[day] <= before["landed_at"]:
+            return False
+        return bool(before["sha256"] != fingerprint(source, folder.read(source, name), zone))
+
+    return [day for day, name in sorted(found.files.items()) if changed(day, name)]
+
+
 def delivery_rows(topic: str, rows: list[dict[str, object]]) -> pa.Table:
     """Rows of the lake's `deliveries`, landed now."""
     landed_at = datetime.now(UTC).replace(tzinfo=None)
@@ -132,6 +154,7 @@ def _new_days(
     days: Collection[date],
     folder: Folder,
     lake: Lake,
+    zone: ZoneInfo,
     landed: Landed,
 ) -> Iterator[_Day]:
     deliveries = folder.deliveries(source)
@@ -158,7 +181,7 @@ def _new_days(
         file = f"{source.name}/{name}"
         try:
             data = folder.read(source, name)
-            sha256 = fingerprint(source, data)
+            sha256 = fingerprint(source, data, zone)
             if before.get(day) != sha256:
                 yield _Day(day, file, sha256, lines_of(data, file))
                 continue

@@ -19,6 +19,8 @@ from profilehouse.errors import ProfilehouseError
 from profilehouse.warehouse import statements
 from profilehouse.warehouse.sql import translate
 
+NOT_THERE = "materialize its asset first"
+"""What to do about a table that does not exist."""
 STAGED = "staged"
 """The table that the SQL files select from; it lives as long as the connection."""
 
@@ -92,8 +94,14 @@ class Warehouse(ABC):
                 f"warehouse table {contract.name} does not have the columns of its contract"
                 f" {contract.version} (missing: {', '.join(sorted(wanted - present)) or 'none'};"
                 f" unknown: {', '.join(sorted(present - wanted)) or 'none'}):"
-                f" run DROP TABLE {contract.name} in the warehouse, the next run loads it anew"
+                f" run DROP TABLE {contract.name} in the warehouse, then materialize all days of"
+                f" warehouse/{contract.name}"
             )
+
+    def drop(self, contract: Contract) -> None:
+        """Remove the contract's table with all its rows."""
+        self._refuse_in_transaction("drop")
+        self._run(f"DROP TABLE {contract.name}", ())
 
     def stage(self, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
         """Put rows where SQL can select them, as table `staged`; what was there before is gone.

@@ -102,7 +102,7 @@ def load_history(
             were delivered on these days.
         schema: of these records.
     """
-    ledger = _prepare(warehouse, dimension, sql)
+    ledger = _prepare(warehouse, dimension, sql, anew=True)
     wanted = _fingerprints(dimension, sql, fingerprints)
     changed = {day for day, fingerprint in wanted.items() if ledger.get(day) != fingerprint}
     if not changed:
@@ -138,7 +138,7 @@ def load_dimension(
         read: yields all rows of the days.
         schema: of these rows.
     """
-    ledger = _prepare(warehouse, dimension, sql)
+    ledger = _prepare(warehouse, dimension, sql, anew=True)
     wanted = _fingerprints(dimension, sql, fingerprints)
     if ledger == wanted:
         return _report(warehouse, dimension, {}, ())
@@ -192,7 +192,7 @@ def load_derived(
         facts: what is loaded in them is read off the ledger.
         as_of: the day the query computes for; the ledger's row is written under it.
     """
-    ledger = _prepare(warehouse, table, sql)
+    ledger = _prepare(warehouse, table, sql, anew=True)
     loaded = warehouse.query(
         f"SELECT table_name, delivered_on, fingerprint FROM {LEDGER}"  # noqa: S608
         f" WHERE table_name IN ({', '.join('?' * len(facts))}) ORDER BY table_name, delivered_on",
@@ -208,8 +208,29 @@ def load_derived(
     return _report(warehouse, table, {}, ())
 
 
-def _prepare(warehouse: Warehouse, table: Contract, sql: str) -> dict[date, str]:
-    """Make sure of the tables; the fingerprints of the deliveries that are loaded."""
+def stale_days(
+    warehouse: Warehouse, table: Contract, sql: str, fingerprints: Mapping[date, str]
+) -> list[date]:
+    """The days that were never loaded, or from other content, by other SQL or another contract.
+
+    Args:
+        warehouse: an open connection.
+        table: the table.
+        sql: what it is loaded by.
+        fingerprints: of the content of each day there is.
+    """
+    ledger = _loaded(warehouse, table)
+    wanted = _fingerprints(table, sql, fingerprints)
+    return [day for day, fingerprint in wanted.items() if ledger.get(day) != fingerprint]
+
+
+def _prepare(
+    warehouse: Warehouse, table: Contract, sql: str, anew: bool = False
+) -> dict[date, str]:
+    """Make sure of the tables; the fingerprints of the deliveries that are loaded.
+
+    With `anew` a table of other columns is made anew, as all its rows can be computed again.
+    """
     names = tuple(column.name for column in table.columns)
     if select_columns(sql) != names:
         raise ProfilehouseError(
@@ -217,9 +238,17 @@ def _prepare(warehouse: Warehouse, table: Contract, sql: str) -> dict[date, str]
             f" its contract wants {', '.join(names)}"
         )
     warehouse.create(contract(LEDGER))
-    if not warehouse.columns(table.name):
+    present = set(warehouse.columns(table.name))
+    if anew and present and present != set(names):
+        warehouse.drop(table)
+        present = set()
+    if not present:
         _forget(warehouse, table)  # before the table is there, or a crash between would hide it
     warehouse.create(table)
+    return _loaded(warehouse, table)
+
+
+def _loaded(warehouse: Warehouse, table: Contract) -> dict[date, str]:
     rows = warehouse.query(
         f"SELECT delivered_on, fingerprint FROM {LEDGER} WHERE table_name = ?",  # noqa: S608
         (table.name,),

@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from profilehouse.errors import ProfilehouseError
-from profilehouse.warehouse.base import STAGED, Warehouse
+from profilehouse.warehouse.base import NOT_THERE, STAGED, Warehouse
 
 PATIENCE_SECONDS = 30.0
 RETRY_SECONDS = 0.1
@@ -41,7 +41,11 @@ class DuckDBWarehouse(Warehouse):
         self._connection.execute(sql, list(params))
 
     def _fetch(self, sql: str, params: Sequence[Any]) -> pa.Table:
-        return self._connection.sql(sql, params=list(params)).to_arrow_table()
+        try:
+            return self._connection.sql(sql, params=list(params)).to_arrow_table()
+        except duckdb.CatalogException as error:
+            reason = str(error).splitlines()[0].removeprefix("Catalog Error: ").rstrip("!")
+            raise ProfilehouseError(f"warehouse: {reason}; {NOT_THERE}") from error
 
     def _stage(self, file: Path, schema: pa.Schema) -> None:  # noqa: ARG002
         self._connection.read_parquet(str(file)).create_view(STAGED, replace=True)

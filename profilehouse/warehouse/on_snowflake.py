@@ -14,12 +14,12 @@ import msgspec
 import pyarrow as pa
 import snowflake.connector
 from snowflake.connector import SnowflakeConnection
-from snowflake.connector.errors import Error, OperationalError
+from snowflake.connector.errors import Error, OperationalError, ProgrammingError
 
 from profilehouse.contracts import ARROW_TYPES, SQL_TYPES
 from profilehouse.errors import ProfilehouseError
 from profilehouse.settings import Settings
-from profilehouse.warehouse.base import STAGED, Warehouse, plain
+from profilehouse.warehouse.base import NOT_THERE, STAGED, Warehouse, plain
 
 Connect = Callable[[], AbstractContextManager[SnowflakeConnection]]
 
@@ -28,6 +28,8 @@ STATEMENT_SECONDS = 1800
 """Longest a statement may run, and a request be tried again when the network fails."""
 NO_ACCESS = (606, 3001)
 """Error numbers: no virtual warehouse is chosen, a privilege is missing."""
+NO_OBJECT = 2003
+"""Error number: an object does not exist, or may not be seen."""
 LISTS = (5, 10)
 """Type codes of VARIANT and ARRAY, which come as JSON text; here they only hold lists."""
 URL_PARAMETERS = ("warehouse", "role", "authenticator", "host", "port", "protocol")
@@ -54,7 +56,12 @@ class SnowflakeWarehouse(Warehouse):
 
     def _fetch(self, sql: str, params: Sequence[Any]) -> pa.Table:
         with self._connection.cursor() as cursor:
-            cursor.execute(sql, tuple(params) or None)
+            try:
+                cursor.execute(sql, tuple(params) or None)
+            except ProgrammingError as error:
+                if error.errno == NO_OBJECT:
+                    raise ProfilehouseError(f"warehouse: {_reason(error)}; {NOT_THERE}") from error
+                raise
             # Chunks may differ in integer width, so each is made plain before they are joined.
             tables = [plain(table) for table in cursor.fetch_arrow_batches()]
             rows = (

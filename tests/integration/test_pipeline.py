@@ -20,6 +20,7 @@ import pytest
 from profilehouse.sources.deliveries import close_of
 from profilehouse.sources.retailer import TIMEZONE
 from tests.pipeline import (
+    DAILY,
     DAYS,
     Installation,
     Ran,
@@ -154,11 +155,55 @@ def test_checks_pass_when_a_later_day_came_first_and_the_weekly_ones_miss_the_da
     weekly = house.check()
     assert weekly.success
     missed = "lake/purchases every_day_was_delivered"
-    assert new_failures(weekly) == {missed: "WARN"}
+    waiting = {f"lake/{source} every_file_is_landed": "WARN" for source in DAILY}
+    assert new_failures(weekly) == {missed: "WARN", **waiting}
     assert (weekly.metadata[missed]["missing_days"], weekly.metadata[missed]["days"]) == (1, 3)
 
 
 # Late, missing and corrected
+
+
+def test_a_file_corrected_after_it_was_landed_is_missed_until_its_day_is_run_again(
+    house: Installation, wanted: State
+) -> None:
+    first, second = DAYS[:2]
+    assert house.run(first, checked=False).success
+    right = house.withhold("purchases", first)
+    house.restore(right)  # written again, with the same content
+    assert new_failures(house.run(second)) == {}
+
+    house.deliver("purchases", first, [bought(close_of(first, ZONE) - timedelta(hours=3))])
+    ran = house.run(second)
+    assert ran.success
+    assert new_failures(ran) == {"lake/purchases every_file_is_landed": "WARN"}
+    assert ran.metadata["lake/purchases every_file_is_landed"]["changed_files"] == 1
+
+    house.restore(right)
+    assert new_failures(house.run()) == {}
+    assert differences(house.state(), wanted) == []
+
+
+def test_facts_loaded_by_another_select_are_outdated(
+    house: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert house.run(checked=False).success
+    with house.platform.warehouse() as warehouse:
+        warehouse.execute("UPDATE load_ledger SET fingerprint = 'old' WHERE delivered_on = ?"
+                          " AND table_name = 'fct_purchase'", (DAYS[0],))  # fmt: skip
+    weekly = house.check()
+    outdated = "warehouse/fct_purchase every_delivered_day_is_loaded"
+    assert new_failures(weekly) == {outdated: "ERROR"}
+    assert weekly.metadata[outdated]["missing_days"] == 1
+
+
+def test_a_source_whose_every_record_is_refused_stops_the_run(house: Installation) -> None:
+    day = DAYS[0]
+    renamed = [{**record, "basket": 1} for record in house.records("purchases", day)]
+    house.deliver("purchases", day, renamed)
+    ran = house.run(day)
+    assert not ran.success
+    assert new_failures(ran) == {"lake/purchases no_record_was_refused": "ERROR"}
+    assert "lake/events" not in ran.made
 
 
 def bought(at: datetime, **changes: object) -> Record:
@@ -335,7 +380,7 @@ def test_facts_that_refer_to_nothing_stop_before_the_profiles_until_they_are_cor
     ran = house.run()
     assert not ran.success
     assert new_failures(ran) == {
-        "warehouse/fct_purchase occurred_on_is_in_dim_date": "ERROR",
+        "warehouse/fct_purchase occurred_on_is_in_dim_date": "WARN",
         "warehouse/fct_interaction campaign_key_is_in_dim_campaign": "ERROR",
     }
     assert "warehouse/profile" not in ran.made

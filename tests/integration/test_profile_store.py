@@ -229,7 +229,7 @@ def test_a_store_folded_by_another_declaration_is_refused_with_the_remedy(
     changed = LmdbStore(folder, "another fold")
 
     for _ in range(2):
-        with pytest.raises(ProfilehouseError, match=r"another declaration.*rebuild the profiles"):
+        with pytest.raises(ProfilehouseError, match=r"another declaration.*materialize"):
             changed.get("1")
     changed.rebuild([("1", b"two")], meta(fingerprint="another fold"))
     assert changed.get("1") == b"two"
@@ -237,19 +237,19 @@ def test_a_store_folded_by_another_declaration_is_refused_with_the_remedy(
 
 
 def test_a_missing_or_damaged_store_says_what_to_do(store: LmdbStore, folder: Path) -> None:
-    with pytest.raises(ProfilehouseError, match="no profile store here; rebuild the profiles"):
+    with pytest.raises(ProfilehouseError, match="no profile store here; materialize"):
         store.get("1")
     store.rebuild([("1", b"one")], meta())
 
     (folder / "current").write_text("9\n")
-    with pytest.raises(ProfilehouseError, match=r"cannot open generation 9 .* rebuild"):
+    with pytest.raises(ProfilehouseError, match=r"cannot open generation 9 .* materialize"):
         store.get("1")
     (folder / "current").write_text("nine")
-    with pytest.raises(ProfilehouseError, match=r"remove the file and rebuild"):
+    with pytest.raises(ProfilehouseError, match=r"remove the file and materialize"):
         store.get("1")
     (folder / "current").write_text("1\n")
     (folder / "generation-1" / "data.mdb").write_bytes(b"not lmdb" * 1000)
-    with pytest.raises(ProfilehouseError, match=r"cannot open generation 1 .* rebuild"):
+    with pytest.raises(ProfilehouseError, match=r"cannot open generation 1 .* materialize"):
         store.get("1")
 
     store.rebuild([("1", b"whole again")], meta())

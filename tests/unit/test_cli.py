@@ -61,7 +61,7 @@ def test_without_a_profile_store_one_line_says_where_it_should_be_and_what_to_do
     ran = start(tmp_path, "profile", "get", "1")
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr == (
-        "profilehouse: data/profiles: no profile store here; rebuild the profiles\n"
+        "profilehouse: data/profiles: no profile store here; materialize profiles/profile_store\n"
     )
 
 

@@ -44,6 +44,14 @@ def test_a_record_that_satisfies_its_contract_is_not_refused() -> None:
         ({"kids_count": "absent"}, "Object missing required field `kids_count`"),
         ({"shoe_size": 44}, "Object contains unknown field `shoe_size`"),
         ({"updated_at": "2026-01-01T05:00:00"}, "a timezone component - at `$.updated_at`"),
+        (
+            {"updated_at": "0001-01-01T00:00:00+14:00"},
+            "from 1900 to 2199 - at `$.updated_at`",
+        ),
+        (
+            {"updated_at": "9999-12-31T23:59:59-14:00"},
+            "from 1900 to 2199 - at `$.updated_at`",
+        ),
         ({"updated_at": "yesterday"}, "Invalid RFC3339 encoded datetime - at `$.updated_at`"),
     ],
 )

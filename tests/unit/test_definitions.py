@@ -26,7 +26,7 @@ import pytest
 import yaml
 from dagster_snowflake import SnowflakeResource
 
-from assets.warehouse import POOL, SQL_DIR
+from assets.warehouse import POOL, SQL_DIR, TOPICS
 from checks.anomaly import anomaly_checks
 from checks.completeness import completeness_checks
 from checks.consistency import consistency_checks
@@ -34,6 +34,7 @@ from checks.schema import schema_checks
 from platform_defs.build import build_defs
 from platform_defs.resources import open_platform, snowflake_resource
 from profilehouse.contracts import Contract, contract, contracts_of
+from profilehouse.events.build import EVENT_SOURCES
 from profilehouse.profiles.features import load_declaration, profile_contract
 from profilehouse.settings import Settings
 
@@ -302,6 +303,10 @@ def test_every_source_and_table_is_checked() -> None:
         "profiles/profile_store",
     }
     assert checked(anomaly_checks()) == facts | {"lake/purchases", "lake/events"}
+
+
+def test_the_events_of_every_source_are_in_exactly_one_fact() -> None:
+    assert sorted(topic for topics in TOPICS.values() for topic in topics) == sorted(EVENT_SOURCES)
 
 
 def test_every_column_that_must_be_there_or_refers_to_another_table_has_a_check() -> None:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from checks.anomaly import DETECTORS
+from profilehouse.errors import ProfilehouseError
 from profilehouse.quality.anomaly import (
     MINIMUM_HISTORY,
     WINDOW,
@@ -130,7 +131,7 @@ def test_too_little_history_passes_and_says_so() -> None:
 
 
 def test_a_series_without_days_cannot_be_judged() -> None:
-    with pytest.raises(ValueError, match="without days"):
+    with pytest.raises(ProfilehouseError, match="no day to judge"):
         judge_daily({})
 
 

@@ -139,3 +139,22 @@ def test_any_text_is_either_taken_or_refused_in_one_line(name: str, value: str) 
         message = str(refused)
         assert message.startswith(f"settings: {PREFIX}{name.upper()} is ")
         assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lake": ""},
+        {"sources": "/"},
+        {"lake": "~/lake"},
+        {"lake": "s3:/bucket/lake"},
+        {"sources": "s3://key:secret@bucket/in"},
+        {"warehouse": "duckdb::memory:"},
+        {"warehouse": "duckdb:"},
+    ],
+    ids=str,
+)
+def test_what_would_silently_mean_something_else_is_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(ProfilehouseError, match="must be") as refusal:
+        load_settings(**wrong)
+    assert "secret" not in str(refusal.value)

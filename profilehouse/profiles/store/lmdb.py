@@ -80,8 +80,11 @@ class LmdbStore:
     def get(self, user_id: str) -> bytes | None:
         """The row of a user, None where there is none."""
         reader = self._opened()
-        with reader.env.begin(reader.profiles) as transaction:
-            row: bytes | None = transaction.get(user_id.encode())
+        try:
+            with reader.env.begin(reader.profiles) as transaction:
+                row: bytes | None = transaction.get(user_id.encode())
+        except (lmdb.BadValsizeError, UnicodeEncodeError):
+            return None  # no key of the store
         return row
 
     def items(self) -> Iterator[tuple[str, bytes]]:
@@ -140,7 +143,9 @@ class LmdbStore:
     def _open_current(self) -> _Reader:
         generation = self._current()
         if generation is None:
-            raise ProfilehouseError(f"{self._folder}: no profile store here; rebuild the profiles")
+            raise ProfilehouseError(
+                f"{self._folder}: no profile store here; materialize profiles/profile_store"
+            )
         try:
             reader = _shared_reader(self._path(generation), generation)
         except (OSError, lmdb.Error, msgspec.DecodeError) as error:
@@ -148,12 +153,13 @@ class LmdbStore:
                 return self._open_current()
             raise ProfilehouseError(
                 f"{self._folder}: cannot open generation {generation} of the profile store"
-                f" ({error}); rebuild the profiles"
+                f" ({error}); materialize profiles/profile_store again"
             ) from error
         if reader.meta.fingerprint != self._fingerprint:
             raise ProfilehouseError(
                 f"{self._folder}: the profile store was folded by another declaration (version"
-                f" {reader.meta.version}, features since changed); rebuild the profiles"
+                f" {reader.meta.version}, features since changed); materialize"
+                " profiles/profile_store again"
             )
         return reader
 
@@ -166,7 +172,7 @@ class LmdbStore:
         except (OSError, ValueError) as error:
             raise ProfilehouseError(
                 f"{pointer}: cannot read the number of the current generation ({error});"
-                " remove the file and rebuild the profiles"
+                " remove the file and materialize profiles/profile_store again"
             ) from error
 
     def _point_to(self, generation: int) -> None:

@@ -14,7 +14,7 @@ from profilehouse.profiles.features import load_declaration, profile_contract
 from profilehouse.profiles.fold import EVENT_SCHEMA
 from profilehouse.profiles.rebuild import rebuild
 from profilehouse.profiles.sql import profile_sql
-from profilehouse.profiles.store.lmdb import LmdbStore
+from profilehouse.profiles.store import Store
 from profilehouse.sources.landing import delivered
 from profilehouse.warehouse.load import load_derived
 from profilehouse.warehouse.sql import lineage
@@ -83,6 +83,7 @@ def _profile_store() -> dg.AssetsDefinition:
             return dg.MaterializeResult(
                 metadata={
                     "dagster/row_count": len(store),
+                    "oversized_rows": sum(1 for _ in store.oversized()),
                     "generation": store.generation,
                     "newest_event_day": str(store.meta.newest_day),
                 }
@@ -91,7 +92,7 @@ def _profile_store() -> dg.AssetsDefinition:
     return profile_store
 
 
-def _folded(store: LmdbStore) -> Mapping[str, str] | None:
+def _folded(store: Store) -> Mapping[str, str] | None:
     """The deliveries that the current generation was folded from; None where it cannot be used."""
     try:
         return store.meta.deliveries

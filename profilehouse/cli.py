@@ -42,19 +42,19 @@ def get(user: str, as_of: datetime | None, as_json: bool) -> None:
     from profilehouse.profiles.features import load_declaration  # noqa: PLC0415
     from profilehouse.profiles.fold import decode  # noqa: PLC0415
     from profilehouse.profiles.reading import profile_at  # noqa: PLC0415
-    from profilehouse.profiles.store.lmdb import LmdbStore  # noqa: PLC0415
+    from profilehouse.profiles.store import open_store  # noqa: PLC0415
     from profilehouse.settings import load_settings  # noqa: PLC0415
 
     declaration = load_declaration()
-    folder = load_settings().profiles_dir
+    url = load_settings().profiles
     start = time.perf_counter()
-    with LmdbStore(folder, declaration.fingerprint) as store:
+    with open_store(url, declaration.fingerprint) as store:
         data = store.get(user)
         newest_day = store.meta.newest_day
     if data is None:
-        raise ProfilehouseError(f"no profile of user {user} in {folder}")
+        raise ProfilehouseError(f"no profile of user {user} in {url.removeprefix('lmdb:')}")
     row = decode(data)
-    day = as_of.date() if as_of else newest_day or row.newest_day
+    day = as_of.date() if as_of else max(newest_day or row.newest_day, row.newest_day)
     found = profile_at(user, row, declaration, day)
     milliseconds = (time.perf_counter() - start) * 1000
     if as_json:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from boto3.session import Session
 
     from profilehouse.lake import Lake
+    from profilehouse.log import Log
     from profilehouse.profiles.features import Declaration
-    from profilehouse.profiles.store.lmdb import LmdbStore
+    from profilehouse.profiles.store import Store
     from profilehouse.sources.deliveries import Folder
     from profilehouse.warehouse import Warehouse
 
@@ -43,6 +44,12 @@ class Platform:
 
         return Folder(*open_folder(self.settings.sources, self.aws))
 
+    def log(self) -> Log:
+        """The event log, which a file log's first use makes."""
+        from profilehouse.log import open_log  # noqa: PLC0415
+
+        return open_log(self.settings)
+
     def lake(self) -> Lake:
         """The Iceberg lake."""
         from profilehouse.lake import open_lake  # noqa: PLC0415
@@ -55,8 +62,8 @@ class Platform:
 
         return open_warehouse(self.settings, self.snowflake)
 
-    def profile_store(self, declaration: Declaration) -> LmdbStore:
+    def profile_store(self, declaration: Declaration) -> Store:
         """The store of live profiles, folded by that declaration."""
-        from profilehouse.profiles.store.lmdb import LmdbStore  # noqa: PLC0415
+        from profilehouse.profiles.store import open_store  # noqa: PLC0415
 
-        return LmdbStore(self.settings.profiles_dir, declaration.fingerprint)
+        return open_store(self.settings.profiles, declaration.fingerprint, self.aws)

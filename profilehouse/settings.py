@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from datetime import date
-from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo, available_timezones
@@ -18,6 +17,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from profilehouse.errors import ProfilehouseError
 
 PREFIX = "PROFILEHOUSE_"
+_BROKER = r"[\w.-]+:\d+"
+
+_STORES = (
+    r"lmdb:.*[^/].*",
+    r"cassandra://[\w.-]+(:\d+)?(,[\w.-]+)*/[a-z][a-z0-9_]{0,47}",
+    r"dynamodb://[a-z0-9-]+/[\w.-]{1,200}",
+)
 
 
 class Settings(BaseSettings):
@@ -38,8 +44,10 @@ class Settings(BaseSettings):
     """Iceberg catalog: `sqlite:` (beside a local lake) or `glue:` (AWS, for a lake on S3)."""
     warehouse: str = "duckdb:data/warehouse.duckdb"
     """`duckdb:FILE` or `snowflake://USER@ACCOUNT/DATABASE/SCHEMA?warehouse=W&role=R`."""
+    log: str = "file:data/log"
+    """The event log: `file:FOLDER` or `kafka://HOST:PORT[,HOST:PORT]/TOPIC`."""
     profiles: str = "lmdb:data/profiles"
-    """`lmdb:FOLDER`."""
+    """`lmdb:FOLDER`, `cassandra://HOST[:PORT][,HOST]/KEYSPACE` or `dynamodb://REGION/TABLE_PREFIX`."""
     timezone: str = "UTC"
     """Zone of the business day, a name of the IANA database."""
     first_day: date = date(2026, 1, 1)
@@ -77,11 +85,21 @@ class Settings(BaseSettings):
             "must be duckdb:FILE or snowflake://USER@ACCOUNT/DATABASE/SCHEMA?warehouse=W&role=R"
         )
 
+    @field_validator("log")
+    @classmethod
+    def _known_log(cls, value: str) -> str:
+        if not re.fullmatch(rf"file:/*[^/]+.*|kafka://{_BROKER}(,{_BROKER})*/[\w.-]+", value):
+            raise ValueError("must be file:FOLDER or kafka://HOST:PORT[,HOST:PORT]/TOPIC")
+        return value
+
     @field_validator("profiles")
     @classmethod
     def _known_store(cls, value: str) -> str:
-        if not value.startswith("lmdb:") or not value.removeprefix("lmdb:").strip("/"):
-            raise ValueError("must be lmdb:FOLDER")
+        if not any(re.fullmatch(pattern, value) for pattern in _STORES):
+            raise ValueError(
+                "must be lmdb:FOLDER, cassandra://HOST[:PORT][,HOST]/KEYSPACE or"
+                " dynamodb://REGION/TABLE_PREFIX"
+            )
         return value
 
     @field_validator("timezone")
@@ -100,11 +118,6 @@ class Settings(BaseSettings):
     def warehouse_url(self) -> SplitResult:
         """The warehouse's URL in parts."""
         return urlsplit(self.warehouse)
-
-    @property
-    def profiles_dir(self) -> Path:
-        """Folder of the LMDB profile store."""
-        return Path(self.profiles.removeprefix("lmdb:"))
 
 
 def snowflake_parts(url: SplitResult) -> tuple[str, str] | None:

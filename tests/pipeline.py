@@ -242,7 +242,7 @@ class Installation:
                 rows = warehouse.query(f"SELECT * FROM {name}") if there else pa.table({})
                 state[f"warehouse/{name}"] = sorted(_in_words(rows))
         state["profiles/rows"], state["profiles/meta"] = [], []
-        if (self.settings.profiles_dir / "current").exists():
+        if (Path(self.settings.profiles.removeprefix("lmdb:")) / "current").exists():
             with self.platform.profile_store(load_declaration()) as store:
                 state["profiles/rows"] = [repr(item) for item in store.items()]
                 state["profiles/meta"] = [

@@ -19,7 +19,7 @@ from profilehouse.errors import ProfilehouseError
 from profilehouse.profiles.features import Declaration, profile_contract
 from profilehouse.profiles.fold import decode
 from profilehouse.profiles.reading import profile_at
-from profilehouse.profiles.store.lmdb import LmdbStore
+from profilehouse.profiles.store import Store
 
 SAMPLE = 20
 """Differences listed at most."""
@@ -48,7 +48,7 @@ class Agreement:
 
 
 def compare(
-    store: LmdbStore, declaration: Declaration, warehouse_rows: pa.Table, as_of: date
+    store: Store, declaration: Declaration, warehouse_rows: pa.Table, as_of: date
 ) -> Agreement:
     """Compare every column of every user's profile, reading the store row by row.
 

@@ -13,8 +13,7 @@ import pyarrow as pa
 
 from profilehouse.profiles.features import Declaration
 from profilehouse.profiles.fold import encode, fold
-from profilehouse.profiles.store import Meta
-from profilehouse.profiles.store.lmdb import LmdbStore
+from profilehouse.profiles.store import Meta, Positions, Store
 
 
 @dataclass(frozen=True)
@@ -27,10 +26,12 @@ class Rebuilt:
 
 
 def rebuild(
-    store: LmdbStore,
+    store: Store,
     declaration: Declaration,
     batches: Iterable[pa.Table | pa.RecordBatch],
     deliveries: Mapping[str, str],
+    topic_id: str | None = None,
+    positions: Positions | None = None,
 ) -> Rebuilt:
     """Fold events into a new generation of the store and make it the current one.
 
@@ -39,6 +40,8 @@ def rebuild(
         declaration: what to keep.
         batches: all events, in the order they were received (see fold.fold).
         deliveries: fingerprint of each delivery in the batches, kept in the store's meta.
+        topic_id: of the log's topic whose events are in the batches; None where none is.
+        positions: up to which they are; the live process goes on from there.
 
     Raises:
         ProfilehouseError: if batches go back in time, or another process is rebuilding.
@@ -52,4 +55,4 @@ def rebuild(
         deliveries=deliveries,
     )
     encoded = ((user_id, encode(rows[user_id])) for user_id in sorted(rows))
-    return Rebuilt(store.rebuild(encoded, meta), len(rows), newest_day)
+    return Rebuilt(store.rebuild(encoded, meta, topic_id, positions), len(rows), newest_day)

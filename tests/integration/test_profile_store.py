@@ -14,7 +14,8 @@ import pytest
 
 from profilehouse.errors import ProfilehouseError
 from profilehouse.profiles.store import Meta
-from profilehouse.profiles.store.lmdb import LmdbStore
+from profilehouse.profiles.store.lmdb import ROW_LIMIT, LmdbStore
+from tests.store_cases import StoreCases
 
 FINGERPRINT = "a fold"
 ROOT = Path(__file__).parents[2]
@@ -265,3 +266,11 @@ def test_a_user_id_that_cannot_be_a_key_is_refused_in_one_line(
     with pytest.raises(ProfilehouseError, match=rf"has {len(user_id)} bytes"):
         store.rebuild([("2", b"new"), (user_id, b"new")], meta())
     assert list(store.items()) == [("1", b"old")]
+
+
+class TestLmdb(StoreCases):
+    row_limit = ROW_LIMIT
+
+    @pytest.fixture
+    def url(self, folder: Path) -> str:
+        return f"lmdb:{folder}"

@@ -40,7 +40,7 @@ def test_without_any_setting_everything_is_embedded_and_below_data() -> None:
     assert settings.catalog == "sqlite:"
     assert settings.warehouse == "duckdb:data/warehouse.duckdb"
     assert settings.profiles == "lmdb:data/profiles"
-    assert settings.profiles_dir == Path("data/profiles")
+    assert settings.profiles == "lmdb:data/profiles"
     assert settings.timezone == "UTC"
 
 

@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyiceberg.catalog import Catalog
+from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.io import FileIO
+from pyiceberg.table.metadata import TableMetadata
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from profilehouse.errors import ProfilehouseError
+from profilehouse.lake.durable import sync
 from profilehouse.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,8 +49,16 @@ def open_catalog(
     return _sqlite(root, namespace), str(root)
 
 
+class _Durable(SqlCatalog):
+    """SQLite forces its file onto the disk; the metadata it names has to be there before."""
+
+    @staticmethod
+    def _write_metadata(metadata: TableMetadata, io: FileIO, metadata_path: str) -> None:
+        SqlCatalog._write_metadata(metadata, io, metadata_path)
+        sync([metadata_path])
+
+
 def _sqlite(root: Path, namespace: str) -> Catalog:
-    from pyiceberg.catalog.sql import SqlCatalog  # noqa: PLC0415
     from sqlalchemy import URL  # noqa: PLC0415
 
     try:
@@ -58,7 +70,7 @@ def _sqlite(root: Path, namespace: str) -> Catalog:
         )
         for attempt in range(_ATTEMPTS):
             try:
-                catalog = SqlCatalog(namespace, uri=uri.render_as_string(), warehouse=str(root))
+                catalog = _Durable(namespace, uri=uri.render_as_string(), warehouse=str(root))
                 catalog.create_namespace_if_not_exists(namespace)
                 return catalog
             except (OperationalError, IntegrityError):  # another process creates it just now

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from boto3.session import Session
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
+
+    from profilehouse.lake.appending import Positions
+    from profilehouse.lake.upkeep import Compacted, Expired, Orphans
 
 NAMESPACE = "profilehouse"
 """The catalog's namespace (in Glue: the database) that holds the tables."""
@@ -91,10 +94,11 @@ class Lake:
             ProfilehouseError: where the lake cannot be written, or the table differs from its
                 contract in a way that cannot be mended.
         """
-        from profilehouse.lake import iceberg, layout  # noqa: PLC0415
+        from profilehouse.lake import layout, replacing  # noqa: PLC0415
 
         declared = self._layouts(name)
-        rows = layout.conform(rows, declared, days, topic)
+        rows = layout.conform(rows, declared)
+        layout.check_replaced(rows, declared, days, topic)
         with self._explained(f"write {name}"):
             table = self._load(name)
             if table is None and rows.num_rows == 0:
@@ -102,7 +106,57 @@ class Lake:
             if table is None:
                 table = layout.create(self._catalog, (NAMESPACE, name), self._place(name), declared)
             layout.evolve(table, declared)
-            iceberg.replace(table, rows, days, topic)
+            replacing.replace(table, rows, days, topic)
+
+    def append(
+        self,
+        name: str,
+        rows: pa.Table,
+        *,
+        topic_id: str,
+        before: Mapping[int, int],
+        after: Mapping[int, int],
+    ) -> None:
+        """Add rows of the log and move the table's positions, in one atomic commit.
+
+        Compare-and-set: it succeeds only where the stored positions of these partitions are
+        `before`. So each record is in the table once: resume from `positions` after a crash and
+        after every error of this call (the commit may have been stored).
+
+        Args:
+            name: a table of contracts/lake that has positions of the log.
+            rows: the columns of the table's contract, in any order, offsets from `before` up to
+                `after`; may be empty, then only the positions move.
+            topic_id: of the log.
+            before: the offset where each partition of `after` stands; a partition that is not
+                stored yet is absent.
+            after: the offset of the next record of each partition.
+
+        Raises:
+            ValueError: where the rows break these rules.
+            StaleWriter: where other positions are stored; nothing of the rows stays.
+            ProfilehouseError: where the table holds another topic, or as for `replace`.
+        """
+        from profilehouse.lake import appending, layout  # noqa: PLC0415
+
+        declared = self._layouts(name)
+        rows = layout.conform(rows, declared)
+        appending.check_rows(rows, topic_id, before, after)
+        with self._explained(f"append to {name}"):
+            table = self._load(name)
+            if table is None:
+                table = layout.create(self._catalog, (NAMESPACE, name), self._place(name), declared)
+            layout.evolve(table, declared)
+            appending.append(table, rows, topic_id, before, after)
+
+    def positions(self, name: str) -> Positions:
+        """Up to where a table holds the log."""
+        from profilehouse.lake import appending  # noqa: PLC0415
+
+        self._layouts(name)
+        with self._explained(f"read {name}"):
+            table = self._load(name)
+            return appending.Positions(None, {}) if table is None else appending.positions(table)
 
     def read(
         self,
@@ -111,16 +165,21 @@ class Lake:
         columns: Sequence[str] | None = None,
         days: Collection[date] | None = None,
         topic: str | None = None,
+        offsets: Mapping[int, tuple[int, int]] | None = None,
     ) -> pa.Table:
-        """The rows in order of (delivered_on, topic, line), as far as the table has these columns.
+        """The rows in order of their position.
+
+        That is (delivered_on, topic, line), or (delivered_on, log_partition, log_offset), as far
+        as the table has these columns.
 
         Args:
             columns: only these, in this order; all of the contract where None.
             days: only these delivery days.
             topic: only this topic.
+            offsets: only these partitions of the log, each from an offset up to before another.
         """
         schema = _selected(self._layouts(name), columns)
-        batches = self.batches(name, columns=columns, days=days, topic=topic)
+        batches = self.batches(name, columns=columns, days=days, topic=topic, offsets=offsets)
         return pa.Table.from_batches(batches, schema)
 
     def batches(
@@ -130,9 +189,10 @@ class Lake:
         columns: Sequence[str] | None = None,
         days: Collection[date] | None = None,
         topic: str | None = None,
+        offsets: Mapping[int, tuple[int, int]] | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """As `read`, but streamed: only a few days are in memory at a time."""
-        from profilehouse.lake import iceberg, layout  # noqa: PLC0415
+        """As `read`, but streamed: only a few days, or half a million rows, are in memory."""
+        from profilehouse.lake import layout, reading  # noqa: PLC0415
 
         declared = self._layouts(name)
         schema = _selected(declared, columns)
@@ -140,29 +200,61 @@ class Lake:
             table = self._load(name)
             if table is not None:
                 layout.check(table, declared)
-                yield from iceberg.batches(table, schema, days, topic)
+                yield from reading.batches(table, schema, days, topic, offsets)
 
     def days(self, name: str) -> dict[date, int]:
         """The number of rows of each delivery day that has any, oldest day first."""
-        from profilehouse.lake import iceberg  # noqa: PLC0415
+        from profilehouse.lake import reading  # noqa: PLC0415
 
         self._layouts(name)
         with self._explained(f"read {name}"):
             table = self._load(name)
-            return {} if table is None else iceberg.days(table)
+            return {} if table is None else reading.days(table)
 
-    def expire(self, name: str, age: timedelta = timedelta(days=1)) -> None:
+    def compact(self, name: str, before: date) -> Compacted:
+        """Rewrite the small files of each delivery day before that one into few large ones.
+
+        Rows and positions stay as they are, and whoever appends meanwhile is not held up: this
+        waits. A reader of the small files goes on until they are expired.
+
+        Raises:
+            ProfilehouseError: where other writers were quicker for minutes.
+        """
+        from profilehouse.lake import upkeep  # noqa: PLC0415
+
+        self._layouts(name)
+        with self._explained(f"compact {name}"):
+            table = self._load(name)
+            return upkeep.Compacted() if table is None else upkeep.compact(table, before)
+
+    def expire(self, name: str, age: timedelta = timedelta(days=1)) -> Expired:
         """Forget the states of a table that are older than that, and delete files none needs.
 
-        Writing does this by itself now and then. A reader that takes longer than `age` fails.
+        `replace` does this by itself now and then. Whoever reads a state that is no longer the
+        newest fails once it has been expired.
+
+        Raises:
+            ProfilehouseError: where other writers were quicker for minutes.
         """
-        from profilehouse.lake import iceberg  # noqa: PLC0415
+        from profilehouse.lake import upkeep  # noqa: PLC0415
 
         self._layouts(name)
         with self._explained(f"expire {name}"):
             table = self._load(name)
-            if table is not None:
-                iceberg.expire(table, age)
+            return upkeep.Expired() if table is None else upkeep.expire(table, age)
+
+    def remove_orphans(self, name: str, older_than: timedelta = timedelta(days=1)) -> Orphans:
+        """Delete files under a table's folder that no state of it needs: a killed writer left them.
+
+        A file of a commit in flight looks the same, so `older_than` must exceed the longest commit.
+        No commit takes more than 12 hours: it gives up.
+        """
+        from profilehouse.lake import upkeep  # noqa: PLC0415
+
+        self._layouts(name)
+        with self._explained(f"clear {name}"):
+            table = self._load(name)
+            return upkeep.Orphans() if table is None else upkeep.remove_orphans(table, older_than)
 
     def _place(self, name: str) -> str:
         return f"{self.url}/{name}"

@@ -30,11 +30,17 @@ from profilehouse.contracts import Column, Contract
 from profilehouse.errors import ProfilehouseError
 
 DAY, TOPIC, LINE = "delivered_on", "topic", "line"
-POSITION = (DAY, TOPIC, LINE)
-"""The columns that rows are kept in the order of, as far as a table has them."""
+TOPIC_ID, PARTITION, OFFSET = "topic_id", "log_partition", "log_offset"
+POSITION = (DAY, TOPIC, LINE, PARTITION, OFFSET)
+"""The columns that rows are kept in the order of, as far as a table has them.
+
+Of a delivery a row's position is day, topic and line; of the log it is partition and offset.
+"""
 
 _ATTEMPTS = 10
 _FIRST_ELEMENT_ID = 10_000
+_MANIFEST_BYTES = 64 * 1024
+_ROW_GROUP = 128 * 1024
 _PARTITION_FIELD_ID = 1000
 _TYPES: dict[str, IcebergType] = {
     "string": StringType(),
@@ -48,14 +54,11 @@ _TYPES: dict[str, IcebergType] = {
 }
 
 
-def conform(
-    rows: pa.Table, layout: Contract, days: Collection[date], topic: str | None
-) -> pa.Table:
+def conform(rows: pa.Table, layout: Contract) -> pa.Table:
     """The rows in the contract's columns and types; nullability is the table's business.
 
     Raises:
-        ValueError: where columns differ, a mandatory value is missing, or a row is of another day
-            or topic than those to be replaced.
+        ValueError: where columns differ or a mandatory value is missing.
     """
     schema = layout.arrow_schema
     if set(rows.column_names) != set(schema.names):
@@ -65,13 +68,22 @@ def conform(
     missing = [f.name for f in schema if not f.nullable and rows[f.name].null_count]
     if missing:
         raise ValueError(f"{layout.name}: rows have nulls in the mandatory columns {missing}")
-    rows = rows.cast(pa.schema([field.with_nullable(True) for field in schema]))
+    return rows.cast(pa.schema([field.with_nullable(True) for field in schema]))
+
+
+def check_replaced(
+    rows: pa.Table, layout: Contract, days: Collection[date], topic: str | None
+) -> None:
+    """See that the rows are of the days, and of the topic, that they replace.
+
+    Raises:
+        ValueError: where they are not.
+    """
     strange = set(pc.unique(rows[DAY]).to_pylist()) - set(days)
     if strange:
         raise ValueError(f"{layout.name}: rows of {min(strange)}, which is not to be replaced")
     if topic is not None and set(pc.unique(rows[TOPIC]).to_pylist()) - {topic}:
         raise ValueError(f"{layout.name}: rows of other topics than {topic}")
-    return rows
 
 
 def create(catalog: Catalog, identifier: tuple[str, str], location: str, layout: Contract) -> Table:
@@ -188,16 +200,21 @@ def _partitions(layout: Contract, schema: Schema) -> PartitionSpec:
 
 
 def _properties(layout: Contract) -> dict[str, str]:
-    """Statistics are kept where reads use them; conflicts are retried by `iceberg.replace`."""
+    """Statistics are kept where reads use them; conflicts are retried by who commits.
+
+    Small manifests: merging them, which an append does now and then, takes time by their size.
+    """
     kept = [c.name for c in layout.columns if c.name in POSITION or c.type == "timestamp"]
     return {
         "format-version": "2",
         "write.parquet.compression-codec": "zstd",
+        "write.parquet.row-group-limit": str(_ROW_GROUP),
         "write.metadata.metrics.default": "none",
         **{f"write.metadata.metrics.column.{name}": "full" for name in kept},
         "write.metadata.delete-after-commit.enabled": "true",
         "write.metadata.previous-versions-max": "20",
         "commit.manifest-merge.enabled": "true",
         "commit.manifest.min-count-to-merge": "32",
+        "commit.manifest.target-size-bytes": str(_MANIFEST_BYTES),
         "commit.retry.num-retries": "0",
     }

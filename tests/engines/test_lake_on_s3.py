@@ -21,6 +21,7 @@ from profilehouse.storage import open_folder
 from services.moto import REGION, credentials, moto_server
 from services.process import free_port
 from tests.lake_cases import LakeCases, day, raw
+from tests.lake_stream_cases import LakeStreamCases
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,22 @@ class TestLakeOnS3(LakeCases):
     def data_files(self, lake: Lake) -> list[str]:
         bucket = lake.url.removeprefix("s3://").split("/")[0]
         return [key for key in keys(bucket) if key.endswith(".parquet")]
+
+
+class TestLakeStreamOnS3(LakeStreamCases):
+    def files(self, lake: Lake, name: str) -> list[str]:
+        bucket, prefix = lake.url.removeprefix("s3://").split("/", 1)
+        of_table = [key for key in keys(bucket) if key.startswith(f"{prefix}/{name}/")]
+        return [key for key in of_table if not key.endswith("/")]  # pyarrow marks its folders
+
+    def leave_orphans(self, lake: Lake, name: str) -> set[str]:
+        bucket, prefix = lake.url.removeprefix("s3://").split("/", 1)
+        places = ("data/delivered_on=2026-03-01/x.parquet", "metadata/snap-1.avro", "other")
+        orphans = {f"{prefix}/{name}/{place}" for place in places}
+        for key in orphans:
+            Session().client("s3").put_object(Bucket=bucket, Key=key, Body=b"orphan")
+        time.sleep(1.1)  # S3 tells whole seconds
+        return orphans
 
 
 def test_glue_shows_the_table_with_its_documented_columns(settings: Settings) -> None:

@@ -20,12 +20,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from profilehouse.errors import ProfilehouseError
+from profilehouse.errors import ProfilehouseError, StaleWriter
 from profilehouse.profiles.store import (
     KEPT,
     MAX_KEY,
     Meta,
-    StaleWriter,
     Store,
     Stored,
     Write,
@@ -244,6 +243,42 @@ class StoreCases:
         store.commit([Write(user, read[user], row) for user, row in rows.items()], {}, {0: 1})
         assert store.get_many(rows) == dict(store.items()) == rows
         assert {stored.revision for stored in store.read(list(rows)).values()} == {1}
+
+    def test_a_cut_holds_what_lies_below_its_positions_and_tells_what_has_moved_on(
+        self, store: Store, opened: Callable[[], Store]
+    ) -> None:
+        live = Live(store, LOG)
+        live.resume()
+        live.take(20)
+        live.commit()
+        below = sums([partition[:20] for partition in LOG])
+        reader = opened()
+        with reader.cut() as cut:
+            live.take(1)
+            moved = {write.user for write in (live.taken or ([],))[0]}
+            live.commit()
+            rows = dict(cut.items())
+            assert (cut.meta, cut.topic_id, cut.positions) == (META, TOPIC, {0: 20, 1: 20})
+            assert cut.read([*rows, "nobody"]) == rows
+            left = {user for user, stored in rows.items() if cut.moved_on(stored)}
+        assert left in (set(), moved), "all rows are of one moment, or those that moved are told"
+        assert rows.keys() == below.keys() | left
+        kept = {user: stored.row for user, stored in rows.items() if user not in left}
+        assert kept == {user: row for user, row in below.items() if user not in left}
+
+    def test_a_cut_is_of_the_current_generation_and_knows_of_erased_and_large_rows(
+        self, store: Store, opened: Callable[[], Store]
+    ) -> None:
+        reader = opened()
+        assert len(reader) == 0
+        large = b"x" * (self.row_limit + 1)
+        store.rebuild([("7", b"1"), ("bot", large)], META, TOPIC, {3: 9})
+        store.resume(TOPIC)
+        store.commit([Write("7", store.read(["7"])["7"], None)], {}, {})
+        with reader.cut() as cut:
+            rows = {user: (stored.row, stored.oversized) for user, stored in cut.items()}
+            assert (cut.topic_id, cut.positions) == (TOPIC, {3: 9})
+        assert rows == {"7": (None, False), "bot": (None, True)}
 
     def test_a_zombie_that_wakes_after_its_partition_went_on_loses(
         self, store: Store, opened: Callable[[], Store]

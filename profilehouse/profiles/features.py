@@ -26,7 +26,7 @@ LATE_DAYS = 7
 FULL_WEIGHT = 2**16
 """Weight of an event of age 0 in a decayed feature."""
 
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 """Raised whenever the fold or the layout of a stored row changes meaning."""
 
 Name = Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]*$")]
@@ -325,7 +325,7 @@ def _source(feature: Count | Sum | Decayed) -> str | None:
 
 
 def _validate(declaration: Declaration) -> None:
-    event_types = contract("events").column("event_type").values
+    event_types = contract("web").column("event_type").values
     for feature in declaration.features:
         event_type = getattr(feature, "event_type", None)
         if event_type is not None and event_type not in event_types:

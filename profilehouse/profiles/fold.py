@@ -1,4 +1,4 @@
-"""The fold: events into one row a user, in integers, so that every order gives the same bytes.
+"""The fold: events into one row a user, in integers, so that every order gives the same row.
 
 Belongs here: the row, folding events into it, merging rows, encoding them. Does not belong here:
 windows and decay (reading.py) or where rows are kept (store/).
@@ -23,18 +23,19 @@ the lowest position, where batches come in the order of positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import insort
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from hashlib import blake2b
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from profilehouse.errors import ProfilehouseError
-from profilehouse.profiles.features import LATE_DAYS, Count, Decayed, Declaration, Last, Sum, span
+from profilehouse.profiles.features import LATE_DAYS, Count, Decayed, Declaration, Sum, span
 
 Integers = npt.NDArray[np.int64]
 Tiles = dict[str, dict[int, int]]
@@ -58,11 +59,9 @@ EVENT_SCHEMA = pa.schema(
 )
 """What the fold needs of an event; further columns are ignored."""
 
-EVENTS_PER_STEP = 250_000
-"""Events folded together by `fold`: bounds memory, and spreads the cost of merging rows."""
-
 _EPOCH = date(1970, 1, 1)
-_LOWEST, _HIGHEST = -(2**63), 2**63 - 1
+LOWEST, HIGHEST = -(2**63), 2**63 - 1
+"""Before and after all times."""
 
 
 class Row(msgspec.Struct, array_like=True):
@@ -71,7 +70,8 @@ class Row(msgspec.Struct, array_like=True):
     `totals`, `tiles` and `lists` follow the declaration's `totalled`, `tiled` and `listed`.
     A tile is key -> day -> integer, the key being "" for features without one. A list holds
     (when it happened, event_id, value), oldest first. `seen_ids` holds id hash -> occurred_at of
-    the events whose copies may still come. `newest_received` is over copies too.
+    the events whose copies may still come. `newest_received` is over copies too. `links` holds the
+    (anonymous_id, session_id) of the user's logins, sorted (see identity.py).
     """
 
     newest_received: int
@@ -81,6 +81,7 @@ class Row(msgspec.Struct, array_like=True):
     tiles: list[Tiles]
     lists: list[list[tuple[int, str, str]]]
     seen_ids: dict[int, int]
+    links: list[tuple[str, str]] = []
 
     @property
     def newest_day(self) -> date:
@@ -88,51 +89,40 @@ class Row(msgspec.Struct, array_like=True):
         return _EPOCH + timedelta(days=self.last_seen // DAY)
 
 
-def fold(batches: Iterable[pa.Table | pa.RecordBatch], declaration: Declaration) -> dict[str, Row]:
-    """Fold all events of the lake into rows, by user_id.
+def absorb(
+    rows: dict[str, Row], events: pa.Table | pa.RecordBatch, declaration: Declaration
+) -> None:
+    """Fold a batch of events into the rows of their users, in place.
 
     Args:
-        batches: events with the columns of EVENT_SCHEMA, in the order they were received: no
-            batch starts before the newest received_at of the ones before it.
-        declaration: what to keep.
-
-    Raises:
-        ProfilehouseError: if a batch goes back in time, which would count copies twice.
-    """
-    rows: dict[str, Row] = {}
-    for events in _steps(_in_order(batches)):
-        rows.update(apply(rows, events, declaration))
-    return rows
-
-
-def apply(
-    rows: Mapping[str, Row], events: pa.Table | pa.RecordBatch, declaration: Declaration
-) -> dict[str, Row]:
-    """Fold a batch of events into the rows of their users.
-
-    Args:
-        rows: the present rows by user_id; those of the batch's users are read, none is changed.
+        rows: the present rows by user_id, of the batch's users at least; rows of users who had none
+            are added. They must have been folded with the declaration's fingerprint.
         events: columns of EVENT_SCHEMA, in any order of rows.
-        declaration: what to keep; the rows must have been folded with the same fingerprint.
-
-    Returns:
-        The new rows of the users the batch changes; users without a counted event have none.
+        declaration: what to keep.
     """
-    batch = _Batch.of(events)
-    if not batch.users:
-        return {}
-    present = [rows.get(user) for user in batch.users]
-    newest_received = _per_user(np.maximum, batch.user, batch.received, len(present), _LOWEST)
-    batch = batch.take(_first_copies(batch))
-    new, remembered = _unseen(batch, present, newest_received)
-    batch = batch.take(new)
-    folded = _partial_rows(batch, newest_received, declaration)
-    for user, occurred, event_hash in remembered:
-        folded[user].seen_ids[event_hash] = occurred
-    return {
-        name: row if before is None else merge(before, row, declaration)
-        for name, before, row in zip(batch.users, present, folded, strict=True)
-    }
+    actions = _actions(declaration)
+    idle = _Actions()
+    ages: dict[str, int] = {}
+    for user, event_id, event_type, occurred, received, *fields in _counting(events):
+        row = rows.get(user)
+        if row is None:
+            rows[user] = row = _new(declaration)
+        ages.setdefault(user, row.last_seen // DAY)
+        row.newest_received = max(row.newest_received, received)
+        event_hash = id_hash(event_id)
+        seen = row.seen_ids.get(event_hash)
+        if seen is not None and seen + LATE >= row.newest_received:
+            continue
+        if occurred + LATE >= row.newest_received:
+            row.seen_ids[event_hash] = occurred
+        todo = actions.get(event_type, idle)
+        _add(row, todo, event_id, min(occurred, received - 1), fields)
+    spans = [span(feature) for feature in declaration.tiled]
+    for user, newest_day in ages.items():
+        row = rows[user]
+        _forget_ids(row)
+        if row.last_seen // DAY > newest_day:
+            _forget_days(row, spans)
 
 
 def merge(one: Row, other: Row, declaration: Declaration) -> Row:
@@ -158,17 +148,13 @@ def merge(one: Row, other: Row, declaration: Declaration) -> Row:
             for event_hash, occurred in (one.seen_ids | other.seen_ids).items()
             if occurred + LATE >= newest_received
         },
+        links=sorted({*one.links, *other.links}),
     )
 
 
 def encode(row: Row) -> bytes:
-    """The row as bytes: MessagePack, everything sorted, so equal rows are equal bytes."""
-    tiles = [
-        {key: dict(sorted(days.items())) for key, days in sorted(tile.items())}
-        for tile in row.tiles
-    ]
-    seen_ids = dict(sorted(row.seen_ids.items()))
-    return _ENCODER.encode(msgspec.structs.replace(row, tiles=tiles, seen_ids=seen_ids))
+    """The row as bytes: MessagePack. Equal rows may differ in the order of their maps."""
+    return _ENCODER.encode(row)
 
 
 def decode(data: bytes) -> Row:
@@ -185,216 +171,101 @@ _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Row)
 
 
-class _Batch(msgspec.Struct, frozen=True):
-    """Events that count, as columns; `user` indexes `users`."""
+class _Actions(msgspec.Struct):
+    """What an event of one type adds to: places in a row, fields by their index in _FIELDS, and
+    for tiles the days that are kept."""
 
-    users: list[str]
-    user: Integers
-    occurred: Integers
-    received: Integers
-    happened: Integers
-    table: pa.Table
-
-    @classmethod
-    def of(cls, events: pa.Table | pa.RecordBatch) -> _Batch:
-        table = pa.table(events.select(EVENT_SCHEMA.names)).cast(EVENT_SCHEMA)
-        lag = _integers(table["received_at"]) - _integers(table["occurred_at"])
-        table = table.filter(pa.array(lag <= LATE)).combine_chunks()
-        users = table["user_id"].combine_chunks().dictionary_encode()
-        occurred, received = _integers(table["occurred_at"]), _integers(table["received_at"])
-        return cls(
-            users=users.dictionary.to_pylist(),
-            user=_integers(users.indices),
-            occurred=occurred,
-            received=received,
-            happened=np.minimum(occurred, received - 1),
-            table=table,
-        )
-
-    def take(self, index: Integers) -> _Batch:
-        if len(index) == len(self.user):
-            return self
-        return _Batch(
-            users=self.users,
-            user=self.user[index],
-            occurred=self.occurred[index],
-            received=self.received[index],
-            happened=self.happened[index],
-            table=self.table.take(pa.array(index)),
-        )
-
-    def mask(self, feature: Count | Sum | Decayed | Last) -> npt.NDArray[np.bool_]:
-        """The events a feature counts."""
-        chosen = pc.equal(self.table["event_type"], feature.event_type)
-        if isinstance(feature, Decayed):
-            chosen = pc.and_(chosen, self.table[feature.key].is_valid())
-        elif isinstance(feature, Last):
-            chosen = pc.and_(chosen, self.table[feature.field].is_valid())
-        return np.asarray(chosen)
-
-    def values(self, feature: Count | Sum | Decayed) -> Integers:
-        """What each event adds to a feature."""
-        if isinstance(feature, Sum):
-            return _integers(pc.fill_null(self.table[feature.field], 0))
-        return np.ones(len(self.user), np.int64)
+    totals: list[tuple[int, int | None]] = []
+    tiles: list[tuple[int, int | None, int | None, int]] = []
+    lists: list[tuple[int, int, int]] = []
 
 
-def _in_order(batches: Iterable[pa.Table | pa.RecordBatch]) -> Iterator[pa.Table]:
-    newest = None
-    for batch in batches:
-        if not batch.num_rows:
-            continue
-        ends = pc.min_max(batch["received_at"])
-        if newest is not None and ends["min"].as_py() < newest:
-            raise ProfilehouseError(
-                f"events received at {ends['min'].as_py()} come after events received at {newest};"
-                " profiles are folded in the order of received_at: read the days in order"
-            )
-        newest = ends["max"].as_py()
-        yield pa.table(batch.select(EVENT_SCHEMA.names)).cast(EVENT_SCHEMA)
+_FIELDS = ("content_id", "category", "value_cents")
 
 
-def _steps(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    gathered: list[pa.Table] = []
-    for batch in batches:
-        gathered.append(batch)
-        if sum(b.num_rows for b in gathered) >= EVENTS_PER_STEP:
-            yield pa.concat_tables(gathered)
-            gathered = []
-    if gathered:
-        yield pa.concat_tables(gathered)
-
-
-def _first_copies(batch: _Batch) -> Integers:
-    """Indices of one event for each user and event_id: the first received, the first of equals."""
-    ids = _integers(batch.table["event_id"].combine_chunks().dictionary_encode().indices)
-    by_received = np.argsort(batch.received, kind="stable")
-    pairs = (ids * len(batch.users) + batch.user)[by_received]
-    return np.sort(by_received[np.unique(pairs, return_index=True)[1]])
-
-
-def _unseen(
-    batch: _Batch, present: list[Row | None], newest_received: Integers
-) -> tuple[Integers, list[tuple[int, int, int]]]:
-    """Indices of the events that their user's row has not seen, and (user, occurred_at, id hash)
-    of those among them that it will remember.
-
-    An id is hashed only where the row will remember it or, by its time, may do so already.
-    """
-    memories = np.array([_memory(row) for row in present], np.int64)
-    before, oldest, newest = memories.T[:, batch.user]
-    kept = batch.occurred + LATE >= np.maximum(before, newest_received[batch.user])
-    known = (batch.occurred >= oldest) & (batch.occurred <= newest)
-    asked = np.flatnonzero(kept | known)
-    ids = batch.table["event_id"].take(pa.array(asked)).to_pylist()
-    columns = (asked.tolist(), ids, batch.user[asked].tolist(), batch.occurred[asked].tolist())
-    new = np.ones(len(batch.user), np.bool_)
-    remembered: list[tuple[int, int, int]] = []
-    for index, event_id, user, occurred in zip(*columns, strict=True):
-        event_hash = id_hash(event_id)
-        row = present[user]
-        if row is not None and event_hash in row.seen_ids:
-            new[index] = False
-        elif kept[index]:
-            remembered.append((user, occurred, event_hash))
-    return np.flatnonzero(new), remembered
-
-
-def _memory(row: Row | None) -> tuple[int, int, int]:
-    """(newest_received, least and greatest occurred_at of the ids remembered) of a row."""
-    if row is None:
-        return _LOWEST, _HIGHEST, _LOWEST
-    times = row.seen_ids.values()
-    return row.newest_received, min(times, default=_HIGHEST), max(times, default=_LOWEST)
-
-
-def _partial_rows(batch: _Batch, newest_received: Integers, declaration: Declaration) -> list[Row]:
-    """The rows of a batch's events alone, without `seen_ids`.
-
-    A user all of whose events were copies gets a row that changes nothing but `newest_received`.
-    """
-    size = len(batch.users)
-    first_seen = _per_user(np.minimum, batch.user, batch.happened, size, _HIGHEST)
-    last_seen = _per_user(np.maximum, batch.user, batch.happened, size, _LOWEST)
-    totals = [
-        _per_user(np.add, batch.user[chosen], batch.values(feature)[chosen], size, 0).tolist()
-        for feature in declaration.totalled
-        for chosen in [batch.mask(feature)]
-    ]
-    rows = [
-        Row(
-            newest_received=received,
-            first_seen=first,
-            last_seen=last,
-            totals=[total[user] for total in totals],
-            tiles=[{} for _ in declaration.tiled],
-            lists=[[] for _ in declaration.listed],
-            seen_ids={},
-        )
-        for user, (received, first, last) in enumerate(
-            zip(newest_received.tolist(), first_seen.tolist(), last_seen.tolist(), strict=True)
-        )
-    ]
-    newest_day = last_seen // DAY
-    for place, feature in enumerate(declaration.tiled):
-        for user, key, day, value in _tiles(batch, feature, newest_day):
-            rows[user].tiles[place].setdefault(key, {})[day] = value
+def _actions(declaration: Declaration) -> dict[str, _Actions]:
+    actions: dict[str, _Actions] = defaultdict(_Actions)
+    for place, feature in enumerate(declaration.totalled):
+        actions[feature.event_type].totals.append((place, _summed(feature)))
+    for place, tiled in enumerate(declaration.tiled):
+        key = _FIELDS.index(tiled.key) if isinstance(tiled, Decayed) else None
+        actions[tiled.event_type].tiles.append((place, key, _summed(tiled), span(tiled)))
     for place, listed in enumerate(declaration.listed):
-        for user, entry in _newest(batch, listed):
-            rows[user].lists[place].append(entry)
-    for row in rows:
-        row.lists = [
-            sorted(entries)[-feature.count :]
-            for feature, entries in zip(declaration.listed, row.lists, strict=True)
-        ]
-    return rows
+        field = _FIELDS.index(listed.field)
+        actions[listed.event_type].lists.append((place, field, listed.count))
+    return actions
 
 
-def _tiles(
-    batch: _Batch, feature: Count | Sum | Decayed, newest_day: Integers
-) -> Iterable[tuple[int, str, int, int]]:
-    """(user, key, day, sum) of the days that a feature's longest window reaches."""
-    day = batch.happened // DAY
-    chosen = batch.mask(feature) & (day > newest_day[batch.user] - span(feature))
-    key = (
-        batch.table[feature.key].filter(pa.array(chosen))
-        if isinstance(feature, Decayed)
-        else pa.repeat("", int(chosen.sum()))
+def _add(row: Row, todo: _Actions, event_id: str, happened: int, fields: Sequence[Any]) -> None:
+    row.first_seen = min(row.first_seen, happened)
+    row.last_seen = max(row.last_seen, happened)
+    for place, field in todo.totals:
+        row.totals[place] += 1 if field is None else fields[field] or 0
+    day = happened // DAY
+    newest_day = row.last_seen // DAY
+    for place, key, field, days_kept in todo.tiles:
+        name = "" if key is None else fields[key]
+        if name is not None and day > newest_day - days_kept:
+            days = row.tiles[place].setdefault(name, {})
+            days[day] = days.get(day, 0) + (1 if field is None else fields[field] or 0)
+    for place, field, count in todo.lists:
+        if fields[field] is not None:
+            entries = row.lists[place]
+            insort(entries, (happened, event_id, fields[field]))
+            del entries[:-count]
+
+
+def _summed(feature: Count | Sum | Decayed) -> int | None:
+    return _FIELDS.index(feature.field) if isinstance(feature, Sum) else None
+
+
+def _new(declaration: Declaration) -> Row:
+    return Row(
+        newest_received=LOWEST,
+        first_seen=HIGHEST,
+        last_seen=LOWEST,
+        totals=[0] * len(declaration.totalled),
+        tiles=[{} for _ in declaration.tiled],
+        lists=[[] for _ in declaration.listed],
+        seen_ids={},
     )
-    tiles = (
-        pa.table(
-            {
-                "user": batch.user[chosen],
-                "key": key,
-                "day": day[chosen],
-                "value": batch.values(feature)[chosen],
-            }
-        )
-        .group_by(["user", "key", "day"])
-        .aggregate([("value", "sum")])
-    )
-    columns = (tiles[name].to_pylist() for name in ("user", "key", "day", "value_sum"))
-    return zip(*columns, strict=True)
 
 
-def _newest(batch: _Batch, feature: Last) -> Iterator[tuple[int, tuple[int, str, str]]]:
-    """(user, list entry) of at least the newest `count` events of each user, in no order."""
-    chosen = np.flatnonzero(batch.mask(feature))
-    user, happened = batch.user[chosen], batch.happened[chosen]
-    order = np.lexsort((happened, user))
-    starts = np.searchsorted(user[order], np.arange(len(batch.users)), side="left")
-    ends = np.searchsorted(user[order], np.arange(len(batch.users)), side="right")
-    oldest_kept = np.maximum(starts, ends - feature.count)
-    kept_from = np.append(happened[order], _HIGHEST)[oldest_kept]
-    young = happened >= kept_from[user]
-    table = batch.table.take(pa.array(chosen[young]))
-    entries = zip(
-        happened[young].tolist(),
-        table["event_id"].to_pylist(),
-        table[feature.field].to_pylist(),
+def _counting(events: pa.Table | pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
+    """(user, id, type, occurred, received, *_FIELDS) of the events that count, as received."""
+    table = pa.table(events.select(EVENT_SCHEMA.names)).cast(EVENT_SCHEMA)
+    occurred, received = (integers(table[name]) for name in ("occurred_at", "received_at"))
+    chosen = received - occurred <= LATE
+    if not chosen.all() or (np.diff(received) < 0).any():
+        order = np.argsort(received, kind="stable")
+        order = order[chosen[order]]
+        table, occurred, received = table.take(pa.array(order)), occurred[order], received[order]
+    return zip(
+        *(table[name].to_pylist() for name in ("user_id", "event_id", "event_type")),
+        occurred.tolist(),
+        received.tolist(),
+        *(table[name].to_pylist() for name in _FIELDS),
         strict=True,
     )
-    return zip(user[young].tolist(), entries, strict=True)
+
+
+def _forget_ids(row: Row) -> None:
+    """Drop the ids whose copies would come too late to count."""
+    oldest = row.newest_received - LATE
+    if row.seen_ids and min(row.seen_ids.values()) < oldest:
+        row.seen_ids = {h: occurred for h, occurred in row.seen_ids.items() if occurred >= oldest}
+
+
+def _forget_days(row: Row, spans: Sequence[int]) -> None:
+    """Drop the days before each tiled feature's longest window."""
+    newest_day = row.last_seen // DAY
+    for days_kept, tiles in zip(spans, row.tiles, strict=True):
+        after = newest_day - days_kept
+        for key, days in list(tiles.items()):
+            for day in [day for day in days if day <= after]:
+                del days[day]
+            if not days:
+                del tiles[key]
 
 
 def _merged_tiles(one: Tiles, other: Tiles, after: int) -> Tiles:
@@ -408,13 +279,6 @@ def _merged_tiles(one: Tiles, other: Tiles, after: int) -> Tiles:
     return {key: days for key, days in merged.items() if days}
 
 
-def _per_user(
-    combine: np.ufunc, user: Integers, values: Integers, size: int, start: int
-) -> Integers:
-    result = np.full(size, start, np.int64)
-    combine.at(result, user, values)
-    return result
-
-
-def _integers(column: pa.Array | pa.ChunkedArray) -> Integers:
+def integers(column: pa.Array | pa.ChunkedArray) -> Integers:
+    """A column of integers or times without nulls, as numbers."""
     return np.asarray(column.cast(pa.int64()))

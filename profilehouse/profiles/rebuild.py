@@ -1,52 +1,52 @@
 """Rebuilding the store: the lake's events, folded and written as one new generation.
 
-Belongs here: that one way from events to a store. Does not belong here: reading the lake (lake/).
+Belongs here: that one way from events to a store. Does not belong here: reading the lake (lake/) or
+catching up with the log (stream/).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from profilehouse.profiles.bulk import fold
 from profilehouse.profiles.features import Declaration
-from profilehouse.profiles.fold import encode, fold
-from profilehouse.profiles.store import Meta, Positions, Store
+from profilehouse.profiles.fold import EVENT_SCHEMA
+from profilehouse.profiles.identity import Login, assemble, encode, subjects
+from profilehouse.profiles.store import Meta, Store
+
+Tables = Iterable[pa.Table | pa.RecordBatch]
 
 
 @dataclass(frozen=True)
-class Rebuilt:
-    """What a rebuild made; `newest_day` is the UTC day of the newest event, None without any."""
+class Folded:
+    """All entries of a generation, encoded, by key; and what they were folded from."""
 
-    generation: int
-    users: int
-    newest_day: date | None
+    entries: Mapping[str, bytes]
+    meta: Meta
 
 
-def rebuild(
-    store: Store,
-    declaration: Declaration,
-    batches: Iterable[pa.Table | pa.RecordBatch],
-    deliveries: Mapping[str, str],
-    topic_id: str | None = None,
-    positions: Positions | None = None,
-) -> Rebuilt:
-    """Fold events into a new generation of the store and make it the current one.
+def fold_all(
+    declaration: Declaration, delivered: Tables, web: Tables, deliveries: Mapping[str, str]
+) -> Folded:
+    """Fold all events of the lake.
 
     Args:
-        store: where to; its readers go on with the old generation.
         declaration: what to keep.
-        batches: all events, in the order they were received (see fold.fold).
-        deliveries: fingerprint of each delivery in the batches, kept in the store's meta.
-        topic_id: of the log's topic whose events are in the batches; None where none is.
-        positions: up to which they are; the live process goes on from there.
+        delivered: events of lake/events, in the order they were received (see bulk.fold).
+        web: events of lake/web_events, each day's together and the days in order.
+        deliveries: fingerprint of each delivery in `delivered`, kept in the store's meta.
 
     Raises:
-        ProfilehouseError: if batches go back in time, or another process is rebuilding.
+        ProfilehouseError: if `delivered` goes back in time.
     """
-    rows = fold(batches, declaration)
+    logins: dict[tuple[str, str, str], Login] = {}
+    rows = fold(_in_time(delivered, _by_subject(web, logins)), declaration)
+    entries = assemble(rows, logins.values())
     newest_day = max((row.newest_day for row in rows.values()), default=None)
     meta = Meta(
         version=declaration.version,
@@ -54,5 +54,66 @@ def rebuild(
         newest_day=newest_day,
         deliveries=deliveries,
     )
-    encoded = ((user_id, encode(rows[user_id])) for user_id in sorted(rows))
-    return Rebuilt(store.rebuild(encoded, meta, topic_id, positions), len(rows), newest_day)
+    return Folded({key: encode(entries[key]) for key in sorted(entries)}, meta)
+
+
+def rebuild(
+    store: Store, declaration: Declaration, delivered: Tables, deliveries: Mapping[str, str]
+) -> int:
+    """Fold delivered events into a new generation and make it the current one; its number.
+
+    Args:
+        store: where to; its readers go on with the old generation.
+        declaration: what to keep.
+        delivered: see fold_all.
+        deliveries: see fold_all.
+
+    Raises:
+        ProfilehouseError: if batches go back in time, or another process is rebuilding.
+    """
+    folded = fold_all(declaration, delivered, (), deliveries)
+    return store.rebuild(folded.entries.items(), folded.meta)
+
+
+def _by_subject(days: Tables, logins: dict[tuple[str, str, str], Login]) -> Iterator[pa.Table]:
+    """Each day's events that count, by subject and as received; notes the first logins."""
+    for events in days:
+        batch = subjects(pa.table(events))
+        for login in batch.logins:
+            visit = (login.user_id, login.anonymous_id, login.session_id)
+            logins[visit] = min(login, logins.get(visit, login))
+        order = pc.sort_indices(batch.events, [("received_at", "ascending")])
+        yield batch.events.take(order)
+
+
+def _in_time(one: Tables, other: Tables) -> Iterator[pa.Table]:
+    """Two streams of tables, each in the order of received_at, as one."""
+    streams = [iter(one), iter(other)]
+    heads = [_next(stream) for stream in streams]
+    while all(head is not None for head in heads):
+        ends = [head["received_at"][-1].as_py() for head in heads if head is not None]
+        cut = min(ends)
+        ready = []
+        for place, head in enumerate(heads):
+            if head is None:
+                continue
+            until = int(
+                np.searchsorted(head["received_at"].to_numpy(), np.datetime64(cut), "right")
+            )
+            ready.append(head.slice(0, until))
+            rest = head.slice(until)
+            heads[place] = rest if rest.num_rows else _next(streams[place])
+        together = pa.concat_tables(ready)
+        yield together.take(pc.sort_indices(together, [("received_at", "ascending")]))
+    for stream, head in zip(streams, heads, strict=True):
+        if head is not None:
+            yield head
+            while (following := _next(stream)) is not None:
+                yield following
+
+
+def _next(stream: Iterator[pa.Table | pa.RecordBatch]) -> pa.Table | None:
+    for batch in stream:
+        if batch.num_rows:
+            return pa.table(batch.select(EVENT_SCHEMA.names)).cast(EVENT_SCHEMA)
+    return None

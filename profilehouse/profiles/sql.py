@@ -9,24 +9,44 @@ it or translating it for other engines (warehouse/).
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from datetime import date, timedelta
 
 import sqlglot
 
 from profilehouse.profiles import features as f
 
+BATCH_FACTS = ("fct_purchase", "fct_interaction")
+"""The facts of what batch sources deliver."""
+WEB_FACT = "fct_web_event"
+FACTS = (*BATCH_FACTS, WEB_FACT)
+"""All facts that profiles are made of."""
+
 Keyed = f.Decayed | f.Last
 
 
-def profile_sql(declaration: f.Declaration, as_of: date) -> str:
+def profile_sql(
+    declaration: f.Declaration,
+    as_of: date,
+    positions: Mapping[int, int] | None = None,
+    without: Collection[date] = (),
+) -> str:
     """One SELECT in the Snowflake dialect that gives the rows of the table `profile`.
 
-    It reads fct_purchase and fct_interaction and counts what the fold counts (see fold.py) up to
-    and with the UTC day as_of. Columns are those of the profile's contract, in order.
+    It reads FACTS and counts what the fold counts (see fold.py), for whom identity.py says it
+    counts, up to and with the UTC day as_of. An event that came by batch and by the web counts once
+    for a user: the copy received first. Columns are those of the profile's contract, in order.
+
+    Args:
+        declaration: what to compute.
+        as_of: the day that counts as today; later events have not happened.
+        positions: of each partition of the log, the offset below which its events are seen; all
+            events where None.
+        without: delivery days of batch sources that are not seen.
     """
     keyed = [feature for feature in declaration.features if isinstance(feature, Keyed)]
     tables = {
-        "event": _events(as_of),
+        **_events(as_of, positions, without),
         "counted": _counted(declaration, as_of),
         **{
             name: query
@@ -48,19 +68,91 @@ def profile_sql(declaration: f.Declaration, as_of: date) -> str:
     return sqlglot.parse_one(query, read="snowflake").sql(dialect="snowflake", pretty=True)
 
 
-def _events(as_of: date) -> str:
-    facts = {
-        "fct_purchase": ("'purchase' AS event_type", "value_cents"),
-        "fct_interaction": ("event_type", "CAST(NULL AS BIGINT) AS value_cents"),
-    }
-    happened_at = "LEAST(occurred_at, DATEADD(MICROSECOND, -1, received_at))"
-    return " UNION ALL ".join(
-        f"SELECT event_id, {event_type}, user_id, content_id, category, {value_cents},"
-        f" {happened_at} AS happened_at, CAST({happened_at} AS DATE) AS happened_on FROM {fact}"
-        f" WHERE received_at <= DATEADD(DAY, {f.LATE_DAYS}, occurred_at)"
-        f" AND CAST({happened_at} AS DATE) <= {_day(as_of)}"
-        for fact, (event_type, value_cents) in facts.items()
+_COLUMNS = (
+    *("event_id", "event_type", "user_id", "content_id", "category", "value_cents"),
+    *("received_at", "happened_at", "happened_on"),
+)
+"""Of an event, wherever it comes from."""
+
+
+def _events(
+    as_of: date, positions: Mapping[int, int] | None, without: Collection[date]
+) -> dict[str, str]:
+    """The table `event`, whose user_id is the user that an event counts for, and its parts."""
+    batch = (
+        _seen("fct_purchase", as_of, event_type="'purchase'"),
+        _seen("fct_interaction", as_of, value_cents="CAST(NULL AS BIGINT)"),
     )
+    days = f" AND NOT delivered_on IN ({', '.join(map(_day, sorted(without)))})" if without else ""
+    visit = {"anonymous_id": "anonymous_id", "session_id": "session_id"}
+    return {
+        "batch_event": " UNION ALL ".join(events + days for events in batch),
+        "web_event": f"{_seen(WEB_FACT, as_of, **visit)} AND consent{_below(positions)}",
+        "user_event": f"SELECT {', '.join(_COLUMNS)} FROM web_event WHERE NOT user_id IS NULL",
+        "login": (
+            "SELECT anonymous_id, session_id, user_id FROM web_event"
+            " WHERE NOT user_id IS NULL AND NOT anonymous_id IS NULL AND NOT session_id IS NULL"
+            " QUALIFY ROW_NUMBER() OVER"
+            " (PARTITION BY anonymous_id, session_id ORDER BY received_at, user_id) = 1"
+        ),
+        "came_twice": (
+            "SELECT batch_event.event_id, batch_event.user_id,"
+            " user_event.received_at < batch_event.received_at AS web_first"
+            " FROM batch_event JOIN user_event ON batch_event.event_id = user_event.event_id"
+            " AND batch_event.user_id = user_event.user_id"
+        ),
+        "event": " UNION ALL ".join(
+            (
+                _without_copies("batch_event", "web_first"),
+                _without_copies("user_event", "NOT web_first"),
+                f"SELECT {_of('web_event', user_id='login')} FROM web_event"
+                " JOIN login ON web_event.anonymous_id = login.anonymous_id"
+                " AND web_event.session_id = login.session_id WHERE web_event.user_id IS NULL",
+            )
+        ),
+    }
+
+
+def _seen(fact: str, as_of: date, **computed: str) -> str:
+    """The events of a fact that were received in time and had happened by the end of as_of."""
+    happened_at = "LEAST(occurred_at, DATEADD(MICROSECOND, -1, received_at))"
+    happened_on = f"CAST({happened_at} AS DATE)"
+    expressions = {
+        **{column: column for column in _COLUMNS},
+        "happened_at": happened_at,
+        "happened_on": happened_on,
+        **computed,
+    }
+    columns = ", ".join(f"{value} AS {column}" for column, value in expressions.items())
+    return (
+        f"SELECT {columns} FROM {fact}"
+        f" WHERE received_at <= DATEADD(DAY, {f.LATE_DAYS}, occurred_at)"
+        f" AND {happened_on} <= {_day(as_of)}"
+    )
+
+
+def _below(positions: Mapping[int, int] | None) -> str:
+    if positions is None:
+        return ""
+    parts = [
+        f"log_partition = {partition:d} AND log_offset < {offset:d}"
+        for partition, offset in sorted(positions.items())
+    ]
+    return f" AND ({' OR '.join(parts) or 'FALSE'})"
+
+
+def _without_copies(events: str, later: str) -> str:
+    return (
+        f"SELECT {_of(events)} FROM {events} LEFT JOIN"
+        f" (SELECT event_id, user_id FROM came_twice WHERE {later}) AS later_{events}"
+        f" ON {events}.event_id = later_{events}.event_id"
+        f" AND {events}.user_id = later_{events}.user_id"
+        f" WHERE later_{events}.event_id IS NULL"
+    )
+
+
+def _of(events: str, **elsewhere: str) -> str:
+    return ", ".join(f"{elsewhere.get(column, events)}.{column}" for column in _COLUMNS)
 
 
 def _counted(declaration: f.Declaration, as_of: date) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from importlib.util import find_spec
@@ -23,8 +23,10 @@ from profilehouse.errors import ProfilehouseError
 from profilehouse.profiles import features as f
 from profilehouse.profiles.agreement import PRESENT, SAMPLE, compare
 from profilehouse.profiles.fold import EVENT_SCHEMA, decode
+from profilehouse.profiles.identity import MARK
 from profilehouse.profiles.reading import profile_at
-from profilehouse.profiles.rebuild import rebuild
+from profilehouse.profiles.rebuild import fold_all
+from profilehouse.profiles.serving import read_profile
 from profilehouse.profiles.sql import profile_sql
 from profilehouse.profiles.store.lmdb import LmdbStore
 from profilehouse.settings import load_settings
@@ -34,6 +36,8 @@ from services.fakesnow import fakesnow_server
 Event = dict[str, Any]
 
 DECLARATION = f.load_declaration()
+WEB_SCHEMA = contract("web_events").arrow_schema
+TOPIC = "topic-1"
 WEEK = timedelta(days=7)
 MICROSECOND = timedelta(microseconds=1)
 
@@ -104,6 +108,12 @@ HANDFUL = [
         "12/1", "2026-03-01 12:00:00", "MEAT", 1, "1", user_id="9", received_at=at("2026-03-09")
     ),
 ]
+NO_PAGE_VIEWS = dict.fromkeys((f"page_views_{n}" for n in ("1d", "7d", "30d", "lifetime")), 0)
+NO_CLICKED_CONTENTS: dict[str, list[str]] = {
+    "interests": [],
+    "interests_scores": [],
+    "recent_clicks": [],
+}
 BY_HAND = {
     "7": {
         "user_id": "7",
@@ -120,6 +130,7 @@ BY_HAND = {
         "clicks_7d": 2,
         "clicks_30d": 2,
         "clicks_lifetime": 3,
+        **NO_PAGE_VIEWS,
         "spend_cents_30d": 100 + 10 + 300 + 40 + 1 + 120 + 80 + 60 + 5,
         "spend_cents_lifetime": 900 + 500 + 20 + 250 + 100 + 10 + 300 + 40 + 1 + 120 + 80 + 60 + 5,
         # 65536 * 2 ** (-age / 14) for the ages 7, 6, 0; 89, 30, 0, 0; 10; 29; 29. SEAFOOD is sixth.
@@ -132,12 +143,13 @@ BY_HAND = {
             "15593",
         ],
         "recent_contents": ["5", "3", "20", "16", "17", "21", "15", "22", "14", "13"],
+        **NO_CLICKED_CONTENTS,
         "first_seen_at": at("2025-12-31 23:59:59"),
         "last_seen_at": at("2026-03-31 23:59:59.999999"),
         "days_since_last_seen": 0,
         "is_lapsed": False,
         "is_loyal": False,
-        "is_coupon_minded": True,
+        "is_responsive": True,
     },
     "8": {
         "user_id": "8",
@@ -154,23 +166,27 @@ BY_HAND = {
         "clicks_7d": 0,
         "clicks_30d": 0,
         "clicks_lifetime": 0,
+        **NO_PAGE_VIEWS,
         "spend_cents_30d": 0,
         "spend_cents_lifetime": 0,
         "top_categories": [],
         "top_categories_scores": [],
         "recent_contents": [],
+        **NO_CLICKED_CONTENTS,
         "first_seen_at": at("2026-01-31"),
         "last_seen_at": at("2026-01-31"),
         "days_since_last_seen": 59,
         "is_lapsed": False,
         "is_loyal": False,
-        "is_coupon_minded": False,
+        "is_responsive": False,
     },
 }
 
 
-def facts(events: Iterable[Event]) -> dict[str, pa.Table]:
-    """The two fact tables: of copies the one received first; what no profile reads is filled."""
+def facts(events: Iterable[Event], web: Iterable[Event] = ()) -> dict[str, pa.Table]:
+    """The fact tables: of copies the one received first, in the log the one with the lowest
+    position; what no profile reads is filled.
+    """
     first: dict[str, Event] = {}
     for event in sorted(events, key=lambda e: e["received_at"]):
         first.setdefault(event["event_id"], event)
@@ -186,68 +202,116 @@ def facts(events: Iterable[Event]) -> dict[str, pa.Table]:
             ],
             layout.arrow_schema,
         )
+    layout = contract("fct_web_event")
+    lowest: dict[str, Event] = {}
+    for event in sorted(web, key=lambda e: (e["log_partition"], e["log_offset"])):
+        lowest.setdefault(event["event_id"], event)
+    tables[layout.name] = pa.Table.from_pylist(
+        [
+            {
+                c.name: event.get(c.name, filled["date"] if c.name == "occurred_on" else None)
+                for c in layout.columns
+            }
+            for event in lowest.values()
+        ],
+        layout.arrow_schema,
+    )
     return tables
 
 
-def in_duckdb(events: Iterable[Event], as_of: date) -> pa.Table:
+def in_duckdb(
+    events: Iterable[Event],
+    as_of: date,
+    web: Iterable[Event] = (),
+    positions: Mapping[int, int] | None = None,
+) -> pa.Table:
     """The profile table that the generated SQL makes in DuckDB."""
     query = sqlglot.transpile(
-        profile_sql(DECLARATION, as_of),
+        profile_sql(DECLARATION, as_of, positions),
         read="snowflake",
         write="duckdb",
         unsupported_level=sqlglot.ErrorLevel.RAISE,
     )[0]
     with duckdb.connect() as connection:
-        for name, table in facts(events).items():
+        for name, table in facts(events, web).items():
             connection.execute(contract(name).ddl("duckdb"))
             connection.register("rows", table)
             connection.execute(f"INSERT INTO {name} BY NAME SELECT * FROM rows")
         return connection.sql(query).to_arrow_table()
 
 
-def in_snowflake(events: Iterable[Event], as_of: date) -> pa.Table:
+def in_snowflake(
+    events: Iterable[Event],
+    as_of: date,
+    web: Iterable[Event] = (),
+    positions: Mapping[int, int] | None = None,
+) -> pa.Table:
     """The profile table that the generated SQL makes in (emulated) Snowflake."""
     with pytest.MonkeyPatch.context() as environment, fakesnow_server() as server:
         environment.setenv("SNOWFLAKE_PASSWORD", "any")
         arguments = connection_arguments(load_settings(warehouse=server.url("HOUSE", "STAR")))
         with snowflake.connector.connect(**arguments) as connection:
-            for name, table in facts(events).items():
+            for name, table in facts(events, web).items():
                 connection.cursor().execute(contract(name).ddl("snowflake"))
                 marks = ", ".join("?" * table.num_columns)
                 for row in table.to_pylist():
                     insert = f"INSERT INTO {name} VALUES ({marks})"
                     connection.cursor().execute(insert, tuple(row.values()))
-            return SnowflakeWarehouse(connection, Path()).query(profile_sql(DECLARATION, as_of))
+            sql = profile_sql(DECLARATION, as_of, positions)
+            return SnowflakeWarehouse(connection, Path()).query(sql)
 
 
 @contextmanager
-def stored(
-    events: Iterable[Event], declaration: f.Declaration = DECLARATION
-) -> Iterator[LmdbStore]:
+def stored(events: Iterable[Event], web: Iterable[Event] = ()) -> Iterator[LmdbStore]:
     """A store rebuilt from events in the order they were received, a batch a day of reception."""
     by_day: dict[datetime, list[Event]] = defaultdict(list)
     for event in events:
         by_day[event["received_at"]].append(event)
     batches = (pa.Table.from_pylist(by_day[day], EVENT_SCHEMA) for day in sorted(by_day))
-    with TemporaryDirectory() as folder, LmdbStore(Path(folder), declaration.fingerprint) as store:
-        rebuild(store, declaration, batches, {})
+    logged = sorted(web, key=lambda e: e["received_at"])
+    days = [pa.Table.from_pylist(logged, WEB_SCHEMA)] if logged else []
+    ends: dict[int, int] = defaultdict(int)
+    for event in logged:
+        ends[event["log_partition"]] = max(ends[event["log_partition"]], event["log_offset"] + 1)
+    folded = fold_all(DECLARATION, batches, days, {})
+    with TemporaryDirectory() as folder, LmdbStore(Path(folder), DECLARATION.fingerprint) as store:
+        store.rebuild(folded.entries.items(), folded.meta, TOPIC if logged else None, dict(ends))
         yield store
 
 
-def read(store: LmdbStore, as_of: date) -> dict[str, dict[str, Any]]:
-    return {user: profile_at(user, decode(row), DECLARATION, as_of) for user, row in store.items()}
+def read(store: LmdbStore, as_of: date) -> dict[str, dict[str, Any] | None]:
+    users = [user for user, _ in store.items() if not user.startswith(MARK)]
+    return {user: read_profile(store, DECLARATION, user, as_of) for user in users}
 
 
-def naive(events: Iterable[Event], declaration: f.Declaration, as_of: date) -> dict[str, Any]:
+def naive(
+    events: Iterable[Event],
+    declaration: f.Declaration,
+    as_of: date,
+    web: Iterable[Event] = (),
+) -> dict[str, Any]:
     """Profiles straight from the definitions: no tiles, no merging, no SQL."""
-    first: dict[str, Event] = {}
-    for event in sorted(events, key=lambda e: e["received_at"]):
-        first.setdefault(event["event_id"], event)
+    counting = [
+        event
+        for event in sorted([*events, *web], key=lambda e: e["received_at"])
+        if event.get("consent", True) and event["received_at"] - event["occurred_at"] <= WEEK
+    ]
+    owners: dict[tuple[str, str], str] = {}
+    for event in sorted(counting, key=lambda e: (e["received_at"], e["user_id"] or "")):
+        visit = (event.get("anonymous_id"), event.get("session_id"))
+        if event["user_id"] and all(visit):
+            owners.setdefault(visit, event["user_id"])
+    first: dict[tuple[Any, ...], Event] = {}
+    for event in counting:
+        visit = (event.get("anonymous_id"), event.get("session_id"))
+        subject = (event["user_id"],) if event["user_id"] else visit
+        first.setdefault((subject, event["event_id"]), event)
     of_user: dict[str, list[tuple[datetime, Event]]] = defaultdict(list)
-    for event in first.values():
+    for (subject, _), event in first.items():
         happened = min(event["occurred_at"], event["received_at"] - MICROSECOND)
-        if event["received_at"] - event["occurred_at"] <= WEEK and happened.date() <= as_of:
-            of_user[event["user_id"]].append((happened, event))
+        user = event["user_id"] or owners.get(subject)
+        if user and happened.date() <= as_of:
+            of_user[user].append((happened, event))
     return {user: _naive(user, mine, declaration, as_of) for user, mine in of_user.items()}
 
 

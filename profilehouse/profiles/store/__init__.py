@@ -6,7 +6,9 @@ what a row means (fold.py, reading.py) or following the log (stream/).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -96,8 +98,27 @@ class Write(msgspec.Struct, frozen=True):
         )
 
 
-class StaleWriter(ProfilehouseError):  # noqa: N818
-    """Somebody else wrote what this writer started from: resume, and go on from there."""
+@dataclass(frozen=True)
+class Cut:
+    """What a store holds up to some positions, to be compared with what others made of the log.
+
+    Attributes:
+        meta: what the generation was rebuilt from.
+        topic_id: of the topic the positions are in; None where no event of a log is in the rows.
+        positions: below which all events are in the rows.
+        items: gives (user_id, what is stored) of every user who was ever written.
+        read: gives what is stored of some users, those who were ever written.
+    """
+
+    meta: Meta
+    topic_id: str | None
+    positions: Positions
+    items: Callable[[], Iterator[tuple[str, Stored]]]
+    read: Callable[[Sequence[str]], dict[str, Stored]]
+
+    def moved_on(self, stored: Stored) -> bool:
+        """Whether a row may hold events that are not below the positions."""
+        return any(o > self.positions.get(p, 0) for p, o in stored.positions.items())
 
 
 class Store(Protocol):
@@ -144,6 +165,9 @@ class Store(Protocol):
     def close(self) -> None:
         """Let go of the generation and of connections; the next call opens them anew."""
 
+    def exists(self) -> bool:
+        """Whether there is a current generation."""
+
     @property
     def generation(self) -> int:
         """Number of the generation at hand."""
@@ -174,6 +198,18 @@ class Store(Protocol):
 
     def oversized(self) -> Iterator[str]:
         """The users whose row outgrew the limit; reads all rows."""
+
+    def cut(self) -> AbstractContextManager[Cut]:
+        """The current generation as of one moment, while others write; use it inside the `with`.
+
+        - LMDB: rows and positions are of that moment, and keep the space of rows written meanwhile
+          from being used again.
+        - Cassandra and DynamoDB: the positions are of that moment, the rows of when they are read.
+          Those that were written meanwhile are told by `Cut.moved_on`.
+
+        Raises:
+            StaleWriter: if the generation is replaced and gone meanwhile.
+        """
 
     def resume(self, topic_id: str) -> dict[int, int]:
         """Begin to write, at the current generation: the positions to read the log from.

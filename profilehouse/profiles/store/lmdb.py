@@ -30,12 +30,12 @@ from weakref import WeakValueDictionary
 import lmdb
 import msgspec
 
-from profilehouse.errors import ProfilehouseError
+from profilehouse.errors import ProfilehouseError, StaleWriter
 from profilehouse.profiles.store import (
     MAX_KEY,
+    Cut,
     Meta,
     Positions,
-    StaleWriter,
     Stored,
     Write,
     check_topic,
@@ -99,6 +99,10 @@ class LmdbStore:
             self._rebuilding.close()
             self._rebuilding = None
 
+    def exists(self) -> bool:
+        """See Store."""
+        return self._current() is not None
+
     @property
     def generation(self) -> int:
         """Number of the generation at hand."""
@@ -155,6 +159,24 @@ class LmdbStore:
             for encoded, value in transaction.cursor():
                 if _HEADER.unpack_from(value)[1]:
                     yield str(encoded, "utf-8")
+
+    @contextmanager
+    def cut(self) -> Iterator[Cut]:
+        """See Store."""
+        self.refresh()
+        generation = self._at_hand()
+        with generation.env.begin(generation.rows) as transaction:
+            log = _log(transaction, generation.about)
+
+            def items() -> Iterator[tuple[str, Stored]]:
+                for encoded, value in transaction.cursor():
+                    yield encoded.decode(), _decoded(value)
+
+            def read(user_ids: Sequence[str]) -> dict[str, Stored]:
+                values = ((user_id, transaction.get(key(user_id))) for user_id in user_ids)
+                return {user_id: _decoded(value) for user_id, value in values if value is not None}
+
+            yield Cut(generation.meta, log.topic_id, log.positions, items, read)
 
     def resume(self, topic_id: str) -> dict[int, int]:
         """See Store."""

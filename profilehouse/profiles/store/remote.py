@@ -11,16 +11,17 @@ current generation. Every write to a control row or to a row of a serving genera
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol, Self, TypeVar
 
 import msgspec
 
-from profilehouse.errors import ProfilehouseError
+from profilehouse.errors import ProfilehouseError, StaleWriter
 from profilehouse.profiles.store import (
     MAX_KEY,
+    Cut,
     Meta,
     Positions,
-    StaleWriter,
     Stored,
     Write,
     check_topic,
@@ -136,6 +137,10 @@ class RemoteStore:
         self._staged = False
         self._server.close()
 
+    def exists(self) -> bool:
+        """See Store."""
+        return self._server.pointer().current is not None
+
     @property
     def generation(self) -> int:
         """Number of the generation at hand."""
@@ -177,6 +182,24 @@ class RemoteStore:
     def oversized(self) -> Iterator[str]:
         """See Store."""
         return (user for user, stored in self._server.scan(self.generation) if stored.oversized)
+
+    @contextmanager
+    def cut(self) -> Iterator[Cut]:
+        """See Store."""
+        number = self.refresh()
+        control = self._server.control(number)
+        if control is None:
+            raise StaleWriter(f"{self._server.url}: generation {number} was replaced")
+        try:
+            yield Cut(
+                control.meta,
+                control.topic_id,
+                control.positions,
+                lambda: self._server.scan(number),
+                lambda user_ids: self._server.load(number, user_ids, newest=True),
+            )
+        except ProfilehouseError as error:
+            raise self._because(error, number) from error
 
     def resume(self, topic_id: str) -> dict[int, int]:
         """See Store."""

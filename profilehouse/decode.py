@@ -15,6 +15,7 @@ import msgspec
 import pyarrow as pa
 
 from profilehouse.contracts import Column, Contract
+from profilehouse.quality.rules import python_pattern
 
 FIRST_YEAR, LAST_YEAR = 1900, 2199
 """Years of dates and times; others are mistakes, and some engines cannot compute with them."""
@@ -23,7 +24,6 @@ _PYTHON_TYPES: dict[str, Any] = {
     "string": str,
     "boolean": bool,
     "date": dt.date,
-    "object": dict[str, Any],
     "array": list[str],
 }
 _JSON_READER_TYPES = {
@@ -92,16 +92,28 @@ def typed_columns(rows: pa.Table, contract: Contract) -> pa.Table:
     return table
 
 
-@cache
-def _decoder(contract: Contract) -> msgspec.json.Decoder[Any]:
+def record_type(contract: Contract, json_object: type = dict[str, Any]) -> type[msgspec.Struct]:
+    """The type that msgspec decodes a record of the contract into; what is not there is None.
+
+    Args:
+        contract: of the record.
+        json_object: type of the fields that hold any JSON object. A msgspec.Raw takes all JSON.
+    """
+    types = [(c, _field_type(c) if c.type != "object" else json_object) for c in contract.columns]
     fields = [
-        (c.name, _field_type(c)) if c.required else (c.name, _field_type(c) | None, None)
-        for c in contract.columns
+        (c.name, type_)
+        if c.required
+        else (c.name, type_ if type_ is msgspec.Raw else type_ | None, None)
+        for c, type_ in types
     ]
-    record = msgspec.defstruct(
+    return msgspec.defstruct(
         contract.name, fields, forbid_unknown_fields=True, kw_only=True, gc=False
     )
-    return msgspec.json.Decoder(record)
+
+
+@cache
+def _decoder(contract: Contract) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(record_type(contract))
 
 
 def _field_type(column: Column) -> Any:
@@ -116,5 +128,5 @@ def _field_type(column: Column) -> Any:
     if column.type == "number":
         return Annotated[float, msgspec.Meta(ge=column.minimum, le=column.maximum)]
     if column.pattern is not None:
-        return Annotated[str, msgspec.Meta(pattern=column.pattern)]
+        return Annotated[str, msgspec.Meta(pattern=python_pattern(column.pattern))]
     return _PYTHON_TYPES[column.type]

@@ -11,12 +11,14 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import ValidationError, field_validator
+from pydantic import SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from profilehouse.errors import ProfilehouseError
 
 PREFIX = "PROFILEHOUSE_"
+TOKEN_LENGTH = 16
+"""Characters of a token, at least."""
 _BROKER = r"[\w.-]+:\d+"
 
 _STORES = (
@@ -33,7 +35,12 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, validate_default=True
+        env_prefix=PREFIX,
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        validate_default=True,
+        hide_input_in_errors=True,
     )
 
     sources: str = "data/sources"
@@ -48,12 +55,19 @@ class Settings(BaseSettings):
     """The event log: `file:FOLDER` or `kafka://HOST:PORT[,HOST:PORT]/TOPIC`."""
     profiles: str = "lmdb:data/profiles"
     """`lmdb:FOLDER`, `cassandra://HOST[:PORT][,HOST]/KEYSPACE` or `dynamodb://REGION/TABLE_PREFIX`."""
+    status: str = "data/status"
+    """Folder or s3:// prefix where live processes say how they are, for Dagster to read."""
+    origins: str = ""
+    """Whose web pages may send events to the collector from elsewhere: `https://HOST[:PORT]`,
+    comma-separated, or `*` for anybody's."""
+    api_token: SecretStr | None = None
+    """What readers of profiles show to the collector; without one it serves none."""
     timezone: str = "UTC"
     """Zone of the business day, a name of the IANA database."""
     first_day: date = date(2026, 1, 1)
     """First business day that the sources deliver; the daily partitions start here."""
 
-    @field_validator("sources", "lake")
+    @field_validator("sources", "lake", "status")
     @classmethod
     def _folder_or_bucket(cls, value: str) -> str:
         url = urlsplit(value)
@@ -102,6 +116,25 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("origins")
+    @classmethod
+    def _known_origins(cls, value: str) -> str:
+        origin = r"https?://[\w.-]+(:\d+)?"
+        if not re.fullmatch(rf"(\*|{origin}(,{origin})*)?", value):
+            raise ValueError("must be https://HOST[:PORT], comma-separated, or *")
+        return value
+
+    @field_validator("api_token")
+    @classmethod
+    def _strong_token(cls, value: SecretStr | None) -> SecretStr | None:
+        token = rf"[\w.~+/=-]{{{TOKEN_LENGTH},}}"
+        if value is not None and not re.fullmatch(token, value.get_secret_value(), re.ASCII):
+            raise ValueError(
+                f"must be {TOKEN_LENGTH} or more letters, digits and -._~+/=, for example what"
+                " `openssl rand -hex 32` prints"
+            )
+        return value
+
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
@@ -128,7 +161,10 @@ def snowflake_parts(url: SplitResult) -> tuple[str, str] | None:
     return path[0], path[1]
 
 
-def _without_password(value: Any) -> Any:
+def _shown(name: int | str, value: Any) -> Any:
+    """The value without its secrets."""
+    if name == "api_token":
+        return "***"
     return re.sub(r"(://[^:/]*):.*@", r"\1:***@", value) if isinstance(value, str) else value
 
 
@@ -142,7 +178,7 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         problems = "; ".join(
-            f"{PREFIX}{str(e['loc'][0]).upper()} is {_without_password(e['input'])!r}:"
+            f"{PREFIX}{str(e['loc'][0]).upper()} is {_shown(e['loc'][0], e['input'])!r}:"
             f" {e['msg'].removeprefix('Value error, ')}"
             for e in error.errors()
         )

@@ -14,7 +14,9 @@ import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import msgspec
 
 from profilehouse.errors import ProfilehouseError
 
@@ -283,3 +285,25 @@ def murmur2(data: bytes) -> int:
         state = (state ^ int.from_bytes(data[whole:], "little")) * factor & mask
     state = (state ^ state >> 13) * factor & mask
     return state ^ state >> 15
+
+
+def key_of(record: bytes) -> bytes:
+    """The user_id of an event, else its anonymous_id; nothing where there is neither.
+
+    So all events of a user are in one partition, in order. What has no key becomes a dead letter
+    wherever it is.
+    """
+    try:
+        ids = _DECODER.decode(record)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return b""
+    found = ids.anonymous_id if ids.user_id is None else ids.user_id
+    return found.encode() if isinstance(found, str) else b""
+
+
+class _Ids(msgspec.Struct):
+    user_id: Any = None
+    anonymous_id: Any = None
+
+
+_DECODER = msgspec.json.Decoder(_Ids)

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from confluent_kafka import (
@@ -61,6 +62,7 @@ _CONSUMER = {
 _PASSING = frozenset(
     {
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.FENCED_LEADER_EPOCH,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
         KafkaError.OFFSET_NOT_AVAILABLE,
@@ -195,7 +197,14 @@ class KafkaLog(Closing):
                 failure = _failure(error)
                 if failure.code() not in _PASSING or time.monotonic() > deadline:
                     raise _told(self._name, failure) from error
+                if failure.code() == KafkaError.FENCED_LEADER_EPOCH:
+                    self._learn_leaders()
                 time.sleep(0.2)
+
+    def _learn_leaders(self) -> None:
+        """Ask who leads the partitions now: after an election the client asks as before it."""
+        with suppress(KafkaException):
+            self._admin.list_topics(self._topic, timeout=_SECONDS_TO_ANSWER)
 
 
 class KafkaProducer(Closing):

@@ -51,7 +51,8 @@ def test_help_names_every_command_and_loads_no_engine(tmp_path: Path) -> None:
         check=True,
     )
     assert ran.stdout.startswith("Usage: profilehouse [OPTIONS] COMMAND")
-    assert "profile  User profiles." in ran.stdout
+    for command in ("collect", "dead-letters", "profile", "send", "stream"):
+        assert f"\n  {command} " in ran.stdout
     assert ran.stdout.splitlines()[-1] == "[]"
 
 

@@ -126,7 +126,7 @@ def test_a_password_in_a_url_is_refused_and_not_shown(password: str) -> None:
 
 
 @given(
-    name=st.sampled_from(sorted(Settings.model_fields)),
+    name=st.sampled_from(sorted(set(Settings.model_fields) - {"api_token"})),
     value=st.text()
     | st.builds(
         "{}{}".format, st.sampled_from(["s3://", "snowflake://", "duckdb:", "lmdb:"]), st.text()

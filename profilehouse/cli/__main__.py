@@ -1,0 +1,5 @@
+"""`python -m profilehouse.cli`."""
+
+from profilehouse.cli import main
+
+main()

@@ -1,0 +1,56 @@
+"""`profilehouse stream`: the live process."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+import click
+
+
+@click.command()
+@click.option(
+    "--latency-goal",
+    type=click.FloatRange(min=1),
+    default=100.0,
+    show_default=True,
+    help="Milliseconds a batch may take to become durable; its size adapts to it.",
+)
+@click.option(
+    "--max-rate",
+    type=click.FloatRange(min=1),
+    help="Events a second at most. Default: as many as there are.",
+)
+@click.option(
+    "--lake-seconds",
+    type=click.FloatRange(min=0.1),
+    default=5.0,
+    show_default=True,
+    help="Seconds between two commits to the lake.",
+)
+def stream(latency_goal: float, max_rate: float | None, lake_seconds: float) -> None:
+    """Follow the event log: keep profiles and lake up with it, each event once.
+
+    SIGTERM or Ctrl-C stops it after what was read is stored. Started again, also after a crash, it
+    goes on where it was. With Kafka several may run and share the partitions.
+    """
+    from profilehouse.platform import Platform  # noqa: PLC0415
+    from profilehouse.profiles.features import load_declaration  # noqa: PLC0415
+    from profilehouse.settings import load_settings  # noqa: PLC0415
+    from profilehouse.stream.process import LiveProcess, Options  # noqa: PLC0415
+
+    settings = load_settings()
+    process = LiveProcess(
+        Platform(settings),
+        load_declaration(),
+        Options(latency_goal=latency_goal, max_rate=max_rate, lake_seconds=lake_seconds),
+    )
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        process.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    click.echo(f"following {settings.log}; profiles in {settings.profiles}", err=True)
+    process.run()
+    click.echo(f"stopped: {process.events:,} events in the profiles since the start", err=True)

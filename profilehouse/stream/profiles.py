@@ -1,0 +1,210 @@
+"""The profile sink: folds decoded batches of the log into the profile store, each once.
+
+Belongs here: reading, folding and committing with positions. Does not belong here: the fold and
+identity (profiles/), or when to read the log (process.py).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from profilehouse.errors import StaleWriter
+from profilehouse.events.web import Decoded
+from profilehouse.profiles import identity
+from profilehouse.profiles.features import Declaration
+from profilehouse.profiles.identity import Entry, Subjects
+from profilehouse.profiles.store import Meta, Positions, Store, Stored, Write
+
+CACHED = 50_000
+"""Entries kept in memory at least, of those used last; at most twice as many."""
+
+ATTEMPTS = 5
+"""How often a batch is folded anew because rows that it shares were written by another process."""
+
+
+Held = tuple[Stored, Entry | None]
+"""What is stored under a key, and the entry it decodes to."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One partition's records of a batch, and the offset after the last of them."""
+
+    partition: int
+    end: int
+    decoded: Decoded
+
+
+@dataclass
+class Counts:
+    """What a sink did so far."""
+
+    events: int = 0
+    unconsented: int = 0
+    late: int = 0
+    oversized: int = 0
+
+
+class ProfileSink:
+    """Writes the profiles of the partitions it was given. For one thread.
+
+    After any error of `write` the sink is of no use; a new one goes on from what is stored.
+    """
+
+    def __init__(
+        self, store: Store, declaration: Declaration, topic_id: str, counts: Counts | None = None
+    ) -> None:
+        """Resume writing.
+
+        Args:
+            store: where to.
+            declaration: what to keep.
+            topic_id: of the log.
+            counts: go on with these.
+
+        Raises:
+            ProfilehouseError: if the store cannot be written, or holds positions of another topic.
+        """
+        self.counts = counts or Counts()
+        self._store = store
+        self._declaration = declaration
+        self._topic_id = topic_id
+        self._cache = _Cache()
+        self._resumed = store.resume(topic_id)
+
+    @property
+    def positions(self) -> Positions:
+        """Partition -> offset of the next event; a partition without any is missing."""
+        return self._resumed
+
+    def resume(self) -> Positions:
+        """Forget what is held in memory; the positions that are stored now."""
+        self._cache.clear()
+        self._resumed = self._store.resume(self._topic_id)
+        return self._resumed
+
+    def write(self, parts: Sequence[Part]) -> None:
+        """Fold the parts and store the profiles, in one commit; what is in them is skipped.
+
+        Raises:
+            StaleWriter: if another writer has moved the positions or replaced the generation.
+            ProfilehouseError: if the store cannot be written.
+        """
+        parts = [part for part in parts if part.end > self._resumed.get(part.partition, 0)]
+        if not parts:
+            return
+        partitions = {part.partition for part in parts}
+        before = {p: offset for p, offset in self._resumed.items() if p in partitions}
+        events = pa.concat_tables([part.decoded.events for part in parts])
+        events = _not_below(events, before)
+        batch = identity.subjects(events)
+        places = events.select(["log_partition", "log_offset"]).take(pa.array(batch.rows))
+        after = {part.partition: part.end for part in parts}
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._commit(batch, places, before, after)
+                break
+            except StaleWriter:
+                stored = self.resume()
+                moved = any(stored.get(p) != before.get(p) for p in after)
+                if moved or attempt == ATTEMPTS:
+                    raise
+        self._resumed = {**self._resumed, **after}
+        self.counts.events += batch.events.num_rows
+        self.counts.unconsented += batch.unconsented
+        self.counts.late += batch.late
+
+    def _commit(
+        self, batch: Subjects, places: pa.Table, before: Positions, after: Positions
+    ) -> None:
+        keys = [identity.key_of(subject) for subject in batch.events["user_id"].to_pylist()]
+        partitions = places["log_partition"].to_pylist()
+        held = self._held({*keys, *(identity.visitor_key(x.anonymous_id) for x in batch.logins)})
+        stored_in = {key: stored.positions for key, (stored, _) in held.items() if stored.positions}
+        if stored_in:
+            offsets = places["log_offset"].to_pylist()
+            batch = batch.where(
+                [
+                    offset >= stored_in.get(key, {}).get(partition, 0)
+                    for key, partition, offset in zip(keys, partitions, offsets, strict=True)
+                ]
+            )
+        entries = {key: entry for key, (_, entry) in held.items() if entry is not None}
+        changed = identity.absorb(entries, batch, self._declaration)
+        ends: dict[str, dict[int, int]] = defaultdict(dict)
+        for key, partition in set(zip(keys, partitions, strict=True)):
+            ends[key][partition] = after[partition]
+        writes = [
+            Write(key, held[key][0], identity.encode(entries[key]), ends[key]) for key in changed
+        ]
+        for write, stored in zip(writes, self._store.commit(writes, before, after), strict=True):
+            if stored.oversized:
+                self.counts.oversized += not write.read.oversized
+                self._cache.forget(write.user)
+            else:
+                self._cache.put(write.user, (stored, entries[write.user]))
+
+    def _held(self, keys: Collection[str]) -> dict[str, Held]:
+        held = {key: found for key in keys if (found := self._cache.get(key)) is not None}
+        for key, stored in self._store.read([key for key in keys if key not in held]).items():
+            entry = None if stored.row is None else identity.decode(key, stored.row)
+            held[key] = (stored, entry)
+        return held
+
+
+class _Cache:
+    """The entries used last: two halves, of which the older is dropped when the newer is full."""
+
+    def __init__(self) -> None:
+        self._newer: dict[str, Held] = {}
+        self._older: dict[str, Held] = {}
+
+    def get(self, key: str) -> Held | None:
+        return self._newer.get(key) or self._older.get(key)
+
+    def put(self, key: str, held: Held) -> None:
+        if len(self._newer) >= CACHED:
+            self._older, self._newer = self._newer, {}
+        self._newer[key] = held
+
+    def forget(self, key: str) -> None:
+        self._newer.pop(key, None)
+        self._older.pop(key, None)
+
+    def clear(self) -> None:
+        self._newer.clear()
+        self._older.clear()
+
+
+def _not_below(events: pa.Table, positions: Positions) -> pa.Table:
+    """The events that are not below the position of their partition."""
+    below = [
+        pc.and_(
+            pc.equal(events["log_partition"], partition), pc.less(events["log_offset"], position)
+        )
+        for partition, position in positions.items()
+    ]
+    mask = reduce(pc.or_, below) if below else None
+    return events if mask is None or not pc.any(mask).as_py() else events.filter(pc.invert(mask))
+
+
+def create_if_missing(store: Store, declaration: Declaration) -> None:
+    """Make an empty store where there is none, so that live profiles need no batch run first.
+
+    Raises:
+        ProfilehouseError: if there is one of another declaration, or it cannot be made.
+    """
+    if not store.exists():
+        meta = Meta(
+            version=declaration.version,
+            fingerprint=declaration.fingerprint,
+            newest_day=None,
+            deliveries={},
+        )
+        store.rebuild([], meta)

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from profilehouse.events.web import decode
+from profilehouse.log import Batch
+
+TAKEN = 1_780_000_000_000_000
+"""2026-05-28 20:26:40 UTC."""
+
+
+def record(**given: Any) -> bytes:
+    fields = {
+        "event_id": "e1",
+        "event_type": "click",
+        "user_id": "u1",
+        "content_id": "c1",
+        "occurred_at": "2026-05-28T22:26:39.5+02:00",
+        "consent": True,
+    } | given
+    return msgspec.json.encode({name: value for name, value in fields.items() if value is not ...})
+
+
+def batch(*values: bytes) -> Batch:
+    return Batch(2, range(7, 7 + len(values)), [TAKEN] * len(values), values)
+
+
+def refusal(value: bytes) -> str:
+    [dead] = decode(batch(value), "T").dead.to_pylist()
+    return str(dead["reason"])
+
+
+def only(value: bytes) -> dict[str, Any]:
+    [event] = decode(batch(value), "T").events.to_pylist()
+    return dict(event)
+
+
+def test_an_event_has_its_position_and_times_in_utc() -> None:
+    assert only(record(properties={"a": [1, {"b": None}]}, value_cents=5)) == {
+        "event_id": "e1",
+        "event_type": "click",
+        "user_id": "u1",
+        "anonymous_id": None,
+        "session_id": None,
+        "content_id": "c1",
+        "category": None,
+        "campaign_id": None,
+        "order_id": None,
+        "value_cents": 5,
+        "occurred_at": datetime(2026, 5, 28, 20, 26, 39, 500_000),
+        "received_at": datetime(2026, 5, 28, 20, 26, 40),
+        "url": None,
+        "referrer": None,
+        "device": None,
+        "consent": True,
+        "properties": '{"a":[1,{"b":null}]}',
+        "contract_version": "1.0.0",
+        "topic_id": "T",
+        "log_partition": 2,
+        "log_offset": 7,
+        "delivered_on": date(2026, 5, 28),
+    }
+
+
+def test_a_time_that_the_collector_stamped_goes_before_the_logs() -> None:
+    event = only(record(received_at="2026-05-27T23:59:59Z"))
+
+    assert event["received_at"] == datetime(2026, 5, 27, 23, 59, 59)
+    assert event["delivered_on"] == date(2026, 5, 27)
+
+
+def test_each_bad_record_is_kept_with_its_bytes_position_and_reason_and_stops_no_other() -> None:
+    values = [record(), b"{", b"", b"\xff\x00", record(user_id=...), record(event_id="e2")]
+
+    decoded = decode(batch(*values), "T")
+
+    assert decoded.events["event_id"].to_pylist() == ["e1", "e2"]
+    assert decoded.events["log_offset"].to_pylist() == [7, 12]
+    dead = decoded.dead.to_pylist()
+    assert [(d["log_offset"], d["record"]) for d in dead] == [
+        (8, b"{"),
+        (9, b""),
+        (10, b"\xff\x00"),
+        (11, record(user_id=...)),
+    ]
+    assert dead[3] == {
+        "received_at": datetime(2026, 5, 28, 20, 26, 40),
+        "reason": "Object missing required field `user_id` or `anonymous_id`",
+        "contract_version": "1.0.0",
+        "record": record(user_id=...),
+        "topic_id": "T",
+        "log_partition": 2,
+        "log_offset": 11,
+        "delivered_on": date(2026, 5, 28),
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"event_type": "like"}, "Invalid enum value 'like' - at `$.event_type`"),
+        ({"consent": ...}, "Object missing required field `consent`"),
+        ({"consent": "yes"}, "Expected `bool`, got `str` - at `$.consent`"),
+        ({"colour": "red"}, "Object contains unknown field `colour`"),
+        ({"user_id": "a b"}, "at `$.user_id`"),
+        ({"user_id": "a\n"}, "at `$.user_id`"),
+        ({"user_id": "\x1fa-visitor"}, "at `$.user_id`"),
+        ({"user_id": "x" * 201}, "at `$.user_id`"),
+        ({"occurred_at": "2026-05-28T22:26:39"}, "at `$.occurred_at`"),
+        ({"occurred_at": "0001-01-01T00:00:00Z"}, "Expected a year from 1900 to 2199"),
+        ({"received_at": "9999-01-01T00:00:00Z"}, "Expected a year from 1900 to 2199"),
+        ({"value_cents": 1.5}, "Expected `int | null`, got `float` - at `$.value_cents`"),
+        ({"value_cents": 2**63}, "at `$.value_cents`"),
+        ({"properties": [1]}, "Expected `object | null` - at `$.properties`"),
+        ({"contract_version": "2.0.0"}, "at `$.contract_version`"),
+    ],
+)
+def test_what_breaks_the_contract_is_refused_with_the_place(
+    fields: dict[str, Any], reason: str
+) -> None:
+    assert reason in refusal(record(**fields))
+
+
+def test_properties_nested_too_deep_and_bytes_that_are_no_text_are_dead_letters() -> None:
+    deep = record()[:-1] + b',"properties":{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}}"
+    broken = record()[:-1] + b',"properties":{"a":"\xff"}}'
+
+    assert "recursion" in refusal(deep)
+    assert "utf-8" in refusal(broken)
+
+
+def test_a_purchase_gets_the_event_id_that_the_shops_own_delivery_has() -> None:
+    bought = {"event_type": "purchase", "order_id": "o9"}
+
+    assert only(record(**bought))["event_id"] == "purchases/o9/c1"
+    assert only(record(**bought, content_id=None))["event_id"] == "e1"
+    assert only(record(order_id="o9"))["event_id"] == "e1"
+
+
+def test_nothing_decodes_to_nothing() -> None:
+    decoded = decode(batch(), "T")
+
+    assert (decoded.events.num_rows, decoded.dead.num_rows) == (0, 0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(st.binary(max_size=40), st.just(record()))))
+def test_every_record_comes_out_once_whatever_its_bytes(values: list[bytes]) -> None:
+    decoded = decode(batch(*values), "T")
+
+    offsets = decoded.events["log_offset"].to_pylist() + decoded.dead["log_offset"].to_pylist()
+    assert sorted(offsets) == list(range(7, 7 + len(values)))
+    assert decoded.dead["record"].to_pylist() == [
+        values[offset - 7] for offset in decoded.dead["log_offset"].to_pylist()
+    ]

@@ -8,7 +8,7 @@ of an earlier delivery of that day is taken away first.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from zoneinfo import ZoneInfo
@@ -21,6 +21,7 @@ from profilehouse.decode import refusals, typed_columns
 from profilehouse.errors import ProfilehouseError
 from profilehouse.lake import Lake
 from profilehouse.sources.deliveries import Folder, close_of, fingerprint, lines_of
+from profilehouse.sources.repairs import digest, repaired_at, repairs_of, with_repairs
 
 ENVELOPE = ("delivered_on", "line", "received_at")
 """What stays of a landed row beside its record's own columns."""
@@ -45,6 +46,7 @@ class _Day:
     file: str | None
     sha256: str
     lines: list[bytes]
+    repairs: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def land(
@@ -56,8 +58,9 @@ def land(
 ) -> Landed:
     """Land one source's deliveries of the given business days.
 
-    A day that was landed from the same bytes under the same contract version is left alone. A file
-    that cannot be read leaves its day as it was and is named in `problems`; the others go on.
+    A day that was landed from the same bytes under the same contract version, with the same repairs
+    of refused records, is left alone. A file that cannot be read leaves its day as it was and is
+    named in `problems`; the others go on.
 
     Args:
         source: the contract; its property `delivery` is `daily` or `on_change`: whether a day
@@ -109,23 +112,26 @@ def delivered(lake: Lake, topic: str, days: Collection[date] | None = None) -> d
 
 
 def unlanded_days(source: Contract, folder: Folder, lake: Lake, zone: ZoneInfo) -> list[date]:
-    """The days with a file that was never landed, or whose content changed since it was.
+    """The days with a file that was never landed, or whose content or repairs changed since.
 
-    Only files written after they were landed are read.
+    Only files written or repaired after they were landed are read.
     """
     rows = lake.read(
         "deliveries", columns=["delivered_on", "sha256", "landed_at"], topic=source.name
     ).to_pylist()
     landed = {row["delivered_on"]: row for row in rows}
     found = folder.deliveries(source)
+    repairs, repaired = repairs_of(lake, source.name), repaired_at(lake, source.name)
 
     def changed(day: date, name: str) -> bool:
         before = landed.get(day)
         if before is None:
             return True
-        if found.written_at[day] <= before["landed_at"]:
+        written_at = max(found.written_at[day], repaired.get(day, found.written_at[day]))
+        if written_at <= before["landed_at"]:
             return False
-        return bool(before["sha256"] != fingerprint(source, folder.read(source, name), zone))
+        sha256 = fingerprint(source, folder.read(source, name), zone)
+        return bool(before["sha256"] != with_repairs(sha256, repairs.get(day, {})))
 
     return [day for day, name in sorted(found.files.items()) if changed(day, name)]
 
@@ -159,7 +165,9 @@ def _new_days(
 ) -> Iterator[_Day]:
     deliveries = folder.deliveries(source)
     before = delivered(lake, source.name, days)
+    repairs = repairs_of(lake, source.name, days)
     for day in sorted(days):
+        mended = repairs.get(day, {})
         name = deliveries.files.get(day)
         if day in deliveries.repeated:
             landed.problems[day] = (
@@ -181,9 +189,9 @@ def _new_days(
         file = f"{source.name}/{name}"
         try:
             data = folder.read(source, name)
-            sha256 = fingerprint(source, data, zone)
+            sha256 = with_repairs(fingerprint(source, data, zone), mended)
             if before.get(day) != sha256:
-                yield _Day(day, file, sha256, lines_of(data, file))
+                yield _Day(day, file, sha256, lines_of(data, file), mended)
                 continue
             landed.unchanged += 1
         except ProfilehouseError as error:
@@ -204,6 +212,12 @@ def _commit(
     for day in pending:
         numbered = [(n, line) for n, line in enumerate(day.lines, start=1) if line.strip()]
         refused = refusals([line for _, line in numbered], source)
+        for i in list(refused) if day.repairs else ():
+            number, line = numbered[i]
+            mended = day.repairs.get(digest(line))
+            if mended is not None and not refusals([mended], source):
+                numbered[i] = (number, mended)
+                del refused[i]
         kept = [pair for i, pair in enumerate(numbered) if i not in refused]
         received_at = close_of(day.delivered_on, zone)
         if kept:

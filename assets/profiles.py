@@ -11,15 +11,14 @@ from profilehouse.errors import ProfilehouseError
 from profilehouse.events.build import newest_event_day
 from profilehouse.platform import Platform
 from profilehouse.profiles.features import load_declaration, profile_contract
-from profilehouse.profiles.fold import EVENT_SCHEMA
-from profilehouse.profiles.rebuild import rebuild
 from profilehouse.profiles.sql import profile_sql
 from profilehouse.profiles.store import Store
 from profilehouse.sources.landing import delivered
+from profilehouse.stream.rebuild import rebuild_from_lake
 from profilehouse.warehouse.load import load_derived
 from profilehouse.warehouse.sql import lineage
 
-FACTS = ("fct_purchase", "fct_interaction")
+FACTS = ("fct_purchase", "fct_interaction", "fct_web_event")
 
 
 def profile_assets() -> list[dg.AssetsDefinition]:
@@ -66,7 +65,11 @@ def _profile_store() -> dg.AssetsDefinition:
 
     @dg.asset(
         key=["profiles", "profile_store"],
-        deps=[dg.AssetKey(["lake", "events"])],
+        deps=[
+            dg.AssetKey(["lake", "events"]),
+            dg.AssetKey(["lake", "web_events"]),
+            dg.AssetKey(["live", "live_process"]),
+        ],
         group_name="profiles",
         kinds={"lmdb"},
         description=profile_contract(declaration).description,
@@ -74,12 +77,13 @@ def _profile_store() -> dg.AssetsDefinition:
         metadata={"dagster/column_schema": column_schema(profile_contract(declaration))},
     )
     def profile_store(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
+        """Folded anew when a delivery changed; the live process goes on with the new generation."""
         lake = platform.lake()
         deliveries = {day.isoformat(): sha256 for day, sha256 in delivered(lake, "events").items()}
         with platform.profile_store(declaration) as store:
             if _folded(store) != deliveries:
-                columns = EVENT_SCHEMA.names
-                rebuild(store, declaration, lake.batches("events", columns=columns), deliveries)
+                rebuild_from_lake(platform, lake, store, declaration, deliveries)
+                store.refresh()
             return dg.MaterializeResult(
                 metadata={
                     "dagster/row_count": len(store),

@@ -17,14 +17,23 @@ SEVERITIES: dict[Severity, dg.AssetCheckSeverity] = {
 
 
 def spec(
-    key: dg.AssetKey, name: str, description: str, severity: Severity, *deps: dg.AssetKey
+    key: dg.AssetKey,
+    name: str,
+    description: str,
+    severity: Severity,
+    *deps: dg.AssetKey,
+    blocking: bool = True,
 ) -> dg.AssetCheckSpec:
-    """A check as the UI lists it; a failing one of severity error stops what is downstream."""
+    """A check as the UI lists it; a failing one of severity error stops what is downstream.
+
+    Args:
+        blocking: False where even an error stops nothing.
+    """
     return dg.AssetCheckSpec(
         name,
         asset=key,
         description=f"{description}.",
-        blocking=severity == "error",
+        blocking=blocking and severity == "error",
         additional_deps=deps or None,
     )
 

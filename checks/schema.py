@@ -20,9 +20,15 @@ from profilehouse.quality.rules import Rule, Unique, row_rules
 from profilehouse.quality.sql import arrow_source, check_rows, columns_of, schema_difference
 from profilehouse.sources.landing import records
 from profilehouse.warehouse import Warehouse
+from profilehouse.warehouse.ranges import FACT
 
-POSITION = ("delivered_on", "topic", "line")
-"""Says where a fact came from; its id may tell who it is about."""
+POSITIONS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(TOPICS, ("delivered_on", "topic", "line")),
+    FACT: ("log_partition", "log_offset"),
+}
+"""Columns that say where a fact came from; its id may tell who it is about."""
+LEDGERS = ("load_ledger", "web_load_ledger")
+"""Tables that others are loaded by; they are no assets."""
 COLUMNS = "columns_are_those_of_the_contract"
 
 
@@ -32,7 +38,7 @@ def schema_checks() -> list[dg.AssetChecksDefinition]:
     return [
         *(_landed_records(source) for source in contracts_of("sources")),
         _built_events(),
-        *(_table(table) for table in tables if table.name != "load_ledger"),
+        *(_table(table) for table in tables if table.name not in LEDGERS),
     ]
 
 
@@ -87,7 +93,7 @@ def _built_events() -> dg.AssetChecksDefinition:
 def _table(table: Contract) -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["warehouse", table.name])
     rules = row_rules(table)
-    position = POSITION if table.name in TOPICS else ()
+    position = POSITIONS.get(table.name, ())
     columns = spec(key, COLUMNS, f"{table.name} has the columns of its contract", "error")
 
     @dg.multi_asset_check(

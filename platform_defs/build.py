@@ -8,15 +8,26 @@ from typing import Any
 import dagster as dg
 
 from assets.lake import delivered_files, lake_assets
+from assets.live import live_assets
+from assets.maintenance import maintenance_assets
 from assets.profiles import profile_assets
 from assets.warehouse import warehouse_assets
 from checks.anomaly import anomaly_checks
 from checks.completeness import completeness_checks
 from checks.consistency import consistency_checks
+from checks.live import live_checks
 from checks.schema import schema_checks
+from platform_defs.fresh_events import fresh_events
+from platform_defs.observe import observe_live
 from platform_defs.partitions import daily_partitions
 from platform_defs.resources import open_platform
-from platform_defs.schedules import daily_load, weekly_checks
+from platform_defs.schedules import (
+    checks_of_live,
+    daily_load,
+    hourly_expiry,
+    nightly_upkeep,
+    weekly_checks,
+)
 from profilehouse.settings import Settings
 
 
@@ -31,15 +42,24 @@ def build_defs(settings: Settings, **overrides: Any) -> dg.Definitions:
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     daily = daily_partitions(settings)
     assets = [*lake_assets(daily), *warehouse_assets(daily), *profile_assets()]
+    live = live_checks()
     return dg.Definitions(
-        assets=[*delivered_files(), *assets],
+        assets=[*delivered_files(), *live_assets(), *assets, *maintenance_assets()],
         asset_checks=[
             *schema_checks(),
             *completeness_checks(),
             *consistency_checks(),
             *anomaly_checks(),
+            *live,
         ],
-        schedules=[daily_load(daily, assets), weekly_checks(settings)],
+        schedules=[
+            daily_load(daily, assets, live),
+            weekly_checks(settings),
+            checks_of_live(live),
+            hourly_expiry(settings),
+            nightly_upkeep(settings),
+        ],
+        sensors=[observe_live(), fresh_events()],
         executor=dg.in_process_executor,
         resources={"platform": open_platform(settings), **overrides},
     )

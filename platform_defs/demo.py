@@ -170,21 +170,16 @@ def _is_new(settings: Settings, instance: dg.DagsterInstance, tags: Mapping[str,
 
     from platform_defs.schedules import DAILY_JOB  # noqa: PLC0415
     from profilehouse.platform import Platform  # noqa: PLC0415
-    from profilehouse.sources.deliveries import fingerprint  # noqa: PLC0415
-    from profilehouse.sources.landing import delivered  # noqa: PLC0415
+    from profilehouse.sources.landing import unlanded_days  # noqa: PLC0415
 
     runs = instance.get_runs(filters=dg.RunsFilter(job_name=DAILY_JOB, tags=tags), limit=1)
     if not any(run.is_success for run in runs):
         return True
     platform = Platform(settings)
     folder, lake = platform.sources(), platform.lake()
-    for source in contracts_of("sources"):
-        landed = delivered(lake, source.name)
-        for day, name in folder.deliveries(source).files.items():
-            data = folder.read(source, name)
-            if landed.get(day) != fingerprint(source, data, settings.zone):
-                return True
-    return False
+    return any(
+        unlanded_days(source, folder, lake, settings.zone) for source in contracts_of("sources")
+    )
 
 
 def _summarise(settings: Settings) -> None:
@@ -235,36 +230,71 @@ def _summarise(settings: Settings) -> None:
 
 
 def _serve(first_port: int) -> None:
-    """Serve the UI, with the daemon for schedules and sensors, until interrupted."""
+    """Serve the UI, with the daemon for schedules and sensors, and the live path; until stopped."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    port = _free_port(first_port)
-    command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:  # noqa: S603
-        try:
-            with console.status("Starting the Dagster UI"):
-                while server.poll() is None and not _answers(port):
-                    time.sleep(0.5)
-            if server.poll() is not None:
-                raise ProfilehouseError(
-                    f"the Dagster UI ended; run `{' '.join(command)}` to see why"
-                )
-            console.print(
-                f"Dagster UI: http://127.0.0.1:{port}/asset-groups"
-                " (lineage of all assets; each asset has its checks, columns and row counts)."
-                "\nA profile: .venv/bin/profilehouse profile get 1."
-                " Ctrl-C stops the UI; `make demo` starts it again."
-            )
-            server.wait()
-        except KeyboardInterrupt:
-            server.terminate()
+    ui, page = _free_ports(first_port, 2)
+    host = "127.0.0.1"
+    profilehouse = [sys.executable, "-m", "profilehouse.cli"]
+    commands = {
+        "collector": [*profilehouse, "collect", "--demo", "--host", host, "--port", str(page)],
+        "live process": [*profilehouse, "stream"],
+        "Dagster UI": [sys.executable, "-m", "dagster", "dev", "-h", host, "-p", str(ui)],
+    }
+    started: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        with console.status("Starting the collector, the live process and the Dagster UI"):
+            for name, command in commands.items():
+                started[name] = _start(name, command)
+            while not (_answers(ui) and _answers(page)):
+                _see_that_all_run(started)
+                time.sleep(0.5)
+        console.print(
+            f"Dagster UI: http://{host}:{ui}/asset-groups"
+            " (lineage of all assets; each asset has its checks, columns and row counts)."
+            f"\nA shop's page with live profiles: http://{host}:{page}"
+            " (click, log in as one of the retailer's households, see the profile change)."
+            "\nA profile: .venv/bin/profilehouse profile get 1."
+            " Ctrl-C stops everything; `make demo` starts it again."
+        )
+        while True:
+            _see_that_all_run(started)
+            time.sleep(1)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for process in started.values():
+            process.terminate()
+        for process in started.values():
+            process.wait()
 
 
-def _free_port(first: int) -> int:
+def _start(name: str, command: list[str]) -> subprocess.Popen[bytes]:
+    """Start a process whose output goes to its file; Ctrl-C reaches it through this one only."""
+    said = _output(name)
+    said.parent.mkdir(parents=True, exist_ok=True)
+    with said.open("wb") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)  # noqa: S603
+
+
+def _output(name: str) -> Path:
+    return Path("data/demo") / f"{name.lower().replace(' ', '-')}.log"
+
+
+def _see_that_all_run(started: Mapping[str, subprocess.Popen[bytes]]) -> None:
+    for name, process in started.items():
+        if process.poll() is not None:
+            last = _output(name).read_text("utf-8", errors="replace").strip().splitlines()[-1:]
+            raise ProfilehouseError(f"the {name} ended: {''.join(last)} (see {_output(name)})")
+
+
+def _free_ports(first: int, count: int) -> list[int]:
+    free = []
     for port in range(first, first + 100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
-    raise ProfilehouseError(f"no free port from {first} on: say --port")
+        if not _answers(port):
+            free.append(port)
+        if len(free) == count:
+            return free
+    raise ProfilehouseError(f"no {count} free ports from {first} on: say --port")
 
 
 def _answers(port: int) -> bool:

@@ -1,26 +1,32 @@
-"""Jobs and when they run: the daily load after each business day, every check once a week."""
-
-from __future__ import annotations
+"""Jobs and when they run: the daily load after each business day, checks, the lake's upkeep."""
 
 from collections.abc import Sequence
 
 import dagster as dg
 
+from assets.live import why_none
+from checks.live import LIVE_CHECK_JOB
+from profilehouse.platform import Platform
 from profilehouse.settings import Settings
+from profilehouse.stream.status import read_statuses
 
 DAILY_JOB = "daily_load"
 CHECK_JOB = "all_checks"
+EXPIRY_JOB = "expire_lake"
+UPKEEP_JOB = "tidy_lake"
 LOAD_HOUR = 6
 """Hour of the business zone at which yesterday's deliveries are loaded."""
 
 
 def daily_load(
-    daily: dg.PartitionsDefinition[str], assets: Sequence[dg.AssetsDefinition]
+    daily: dg.PartitionsDefinition[str],
+    assets: Sequence[dg.AssetsDefinition],
+    live: Sequence[dg.AssetChecksDefinition],
 ) -> dg.ScheduleDefinition:
     """Each morning: the business day that ended, from its files to checked profiles."""
     job = dg.define_asset_job(
         DAILY_JOB,
-        selection=dg.AssetSelection.assets(*assets),
+        selection=dg.AssetSelection.assets(*assets) | dg.AssetSelection.checks(*live),
         partitions_def=daily,
         description="A delivery day, or a range of them: from the files to checked profiles.",
     )
@@ -48,5 +54,63 @@ def weekly_checks(settings: Settings) -> dg.ScheduleDefinition:
         cron_schedule="0 8 * * 0",
         execution_timezone=settings.timezone,
         description="Runs every check on what is there.",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+
+
+def checks_of_live(live: Sequence[dg.AssetChecksDefinition]) -> dg.ScheduleDefinition:
+    """Every ten minutes, once a live process has run: the checks of the live path."""
+
+    @dg.schedule(
+        name="every_ten_minutes",
+        job=dg.define_asset_job(
+            LIVE_CHECK_JOB,
+            selection=dg.AssetSelection.checks(*live),
+            description="The checks of the live path: it runs, keeps up, and loses nothing.",
+        ),
+        cron_schedule="*/10 * * * *",
+        description="Checks the live path, once a live process has run.",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+    def every_ten_minutes(
+        platform: dg.ResourceParam[Platform],
+    ) -> dg.RunRequest | dg.SkipReason:
+        if not read_statuses(platform.settings, platform.aws):
+            return dg.SkipReason(why_none([]))
+        return dg.RunRequest()
+
+    return every_ten_minutes
+
+
+def hourly_expiry(settings: Settings) -> dg.ScheduleDefinition:
+    """Each hour: the lake's tables forget their old states."""
+    return dg.ScheduleDefinition(
+        name="every_hour",
+        job=dg.define_asset_job(
+            EXPIRY_JOB,
+            selection=dg.AssetSelection.assets(["lake", "upkeep", "expired"]),
+            description="Lets the lake's tables forget their old states.",
+        ),
+        cron_schedule="17 * * * *",
+        execution_timezone=settings.timezone,
+        description="Lets the lake's tables forget their old states.",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+
+
+def nightly_upkeep(settings: Settings) -> dg.ScheduleDefinition:
+    """Each night: the lake's closed days in few files, no file that nothing needs."""
+    return dg.ScheduleDefinition(
+        name="every_night",
+        job=dg.define_asset_job(
+            UPKEEP_JOB,
+            selection=dg.AssetSelection.assets(
+                ["lake", "upkeep", "compacted"], ["lake", "upkeep", "cleared"]
+            ),
+            description="Compacts the lake's closed days and removes files that nothing needs.",
+        ),
+        cron_schedule="0 3 * * *",
+        execution_timezone=settings.timezone,
+        description="Compacts the lake's closed days and removes files that nothing needs.",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )

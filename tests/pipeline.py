@@ -39,9 +39,14 @@ LOAD_TIMES = ("landed_at",)
 """Columns that say when something was loaded, the only ones that two equal loads differ in."""
 LAKE_TABLES = [
     *(source.name for source in contracts_of("sources")),
-    *(table.name for table in contracts_of("lake") if table.name != "raw"),
+    "events",
+    "dead_letters",
+    "deliveries",
 ]
-WAREHOUSE_TABLES = [*(table.name for table in contracts_of("warehouse")), "profile"]
+WAREHOUSE_TABLES = [
+    *(table.name for table in contracts_of("warehouse") if "web" not in table.name),
+    "profile",
+]
 
 Record = dict[str, Any]
 State = dict[str, list[str]]

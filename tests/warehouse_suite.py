@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from profilehouse.contracts import Contract, contract
-from profilehouse.errors import ProfilehouseError
+from profilehouse.errors import ProfilehouseError, StaleWriter
 from profilehouse.settings import Settings
 from profilehouse.warehouse import Warehouse, open_warehouse
 from profilehouse.warehouse.load import (
@@ -26,6 +26,7 @@ from profilehouse.warehouse.load import (
     load_fact,
     load_history,
 )
+from profilehouse.warehouse.ranges import RangeReport, load_ranges, loaded_ranges
 
 SQL_DIR = Path(__file__).resolve().parent.parent / "assets" / "warehouse" / "sql"
 
@@ -36,6 +37,8 @@ Load = Callable[..., LoadReport]
 DAY_1, DAY_2, DAY_3, DAY_4 = (date(2026, 3, day) for day in (1, 2, 3, 4))
 PURCHASES = contract("fct_purchase")
 USERS = contract("dim_user")
+WEB = contract("fct_web_event")
+TOPIC = "topic-1"
 
 
 def sql_of(table: Contract) -> str:
@@ -147,6 +150,72 @@ def crm() -> Lake:
     return Lake(source_schema("crm"), history_of="household_id")
 
 
+def web_event(event_id: str, **changes: Any) -> Row:
+    """A page view of the first day, of somebody who is not logged in."""
+    occurred_at = changes.pop("occurred_at", midnight(DAY_1) + timedelta(hours=9))
+    row = {
+        "event_id": event_id,
+        "event_type": "page_view",
+        "anonymous_id": "device-1",
+        "session_id": "visit-1",
+        "occurred_at": occurred_at,
+        "received_at": changes.pop("received_at", occurred_at + timedelta(seconds=1)),
+        "consent": True,
+        "contract_version": "1.0.0",
+    }
+    return row | changes
+
+
+@dataclass
+class WebLog:
+    """A log in memory: what lake/web_events holds of it."""
+
+    partitions: dict[int, list[Row]] = field(default_factory=dict)
+    topic_id: str = TOPIC
+    reads: list[dict[int, tuple[int, int]]] = field(default_factory=list)
+    schema: pa.Schema = contract("web_events").arrow_schema
+
+    def append(self, partition: int, *rows: Row) -> None:
+        self.partitions.setdefault(partition, []).extend(rows)
+
+    def ends(self) -> dict[int, tuple[int, int]]:
+        """The range of all that is there."""
+        return {p: (0, len(rows)) for p, rows in self.partitions.items()}
+
+    def read(self, ranges: Mapping[int, tuple[int, int]]) -> list[pa.RecordBatch]:
+        self.reads.append(dict(ranges))
+        rows = [
+            {
+                **row,
+                "delivered_on": row["received_at"].date(),
+                "topic_id": self.topic_id,
+                "log_partition": partition,
+                "log_offset": offset,
+            }
+            for partition, (first, end) in ranges.items()
+            for offset, row in enumerate(self.partitions[partition][first:end], first)
+        ]
+        return pa.Table.from_pylist(rows, schema=self.schema).to_batches(max_chunksize=3)
+
+    def load(
+        self,
+        warehouse: Warehouse,
+        ranges: Mapping[int, tuple[int, int]] | None = None,
+        fact: Contract = WEB,
+        sql: str | None = None,
+    ) -> RangeReport:
+        """Load some ranges, by default all there are."""
+        return load_ranges(
+            warehouse,
+            fact,
+            sql or sql_of(fact),
+            self.topic_id,
+            self.ends() if ranges is None else ranges,
+            self.read,
+            self.schema,
+        )
+
+
 def rows_of(warehouse: Warehouse, table: Contract, *names: str) -> list[tuple[Any, ...]]:
     """The table's rows, ordered by its primary key."""
     columns = names or tuple(c.name for c in table.columns)
@@ -163,8 +232,9 @@ def bytes_of(warehouse: Warehouse, *tables: Contract) -> bytes:
         names = ", ".join(c.name for c in table.columns)
         order = ", ".join(table.primary_key)
         found = warehouse.query(f"SELECT {names} FROM {table.name} ORDER BY {order}")
+        copied = pa.Table.from_pylist(found.to_pylist(), found.schema)  # where null: no leftovers
         with pa.ipc.new_stream(sink, found.schema) as writer:
-            writer.write_table(found.combine_chunks())
+            writer.write_table(copied.combine_chunks())
     return bytes(sink.getvalue())
 
 
@@ -399,6 +469,187 @@ class WarehouseSuite:
         lake.deliver(DAY_1, purchase(1))
         with pytest.raises(ProfilehouseError, match="fct_purchase yields the columns event_id;"):
             lake.load(load_fact, warehouse, PURCHASES, sql="SELECT event_id FROM staged")
+
+    # events of the web
+
+    def test_an_event_of_the_web_becomes_a_row_with_the_columns_of_the_contract(
+        self, warehouse: Warehouse
+    ) -> None:
+        log = WebLog()
+        everything = {
+            "event_type": "purchase",
+            "user_id": "900",
+            "content_id": "1095275",
+            "category": "PASTRY",
+            "campaign_id": "26",
+            "order_id": "77",
+            "value_cents": 250,
+            "occurred_at": datetime(2026, 3, 1, 23, 59, 59, 999999),
+            "url": "https://shop.example/p/1095275",
+            "referrer": "https://search.example",
+            "device": "phone",
+            "properties": '{"coupon":"A"}',
+        }
+        log.append(3, web_event("nobody's", consent=False), web_event("p", **everything))
+        report = log.load(warehouse)
+        assert report == RangeReport("fct_web_event", {3: [(0, 2)]}, 2, False, 2)
+        nobodys, [*row] = rows_of(warehouse, WEB)
+        keys = [hashlib.md5(key).hexdigest() for key in (b"900", b"1095275", b"26")]
+        happened = everything["occurred_at"]
+        assert row == [
+            *("p", "purchase", *keys, DAY_1, happened, "900", "device-1", "visit-1"),
+            *("1095275", "PASTRY", "26", "77", 250, everything["url"], everything["referrer"]),
+            *("phone", True, everything["properties"], happened + timedelta(seconds=1), DAY_2),
+            *(TOPIC, 3, 1),
+        ]
+        assert nobodys[:5] == ("nobody's", "page_view", None, None, None)
+        assert rows_of(warehouse, WEB, "consent") == [(False,), (True,)]
+
+    def test_plans_that_are_repeated_overlap_or_come_in_any_order_leave_the_same_tables(
+        self, warehouse: Warehouse
+    ) -> None:
+        log = WebLog()
+        log.append(0, *(web_event(i, value_cents=n) for n, i in enumerate("abcdbaefgh")))
+        log.append(7, *(web_event(i, value_cents=n) for n, i in enumerate("ixyxhz", 100)))
+        results = []
+        for plans in (
+            [log.ends()],
+            [log.ends(), log.ends()],
+            [{0: (6, 10)}, {7: (3, 6)}, {0: (4, 7)}, {7: (0, 3), 0: (0, 10)}],
+            [{0: (2, 4)}, {0: (6, 8)}, {0: (0, 10), 7: (0, 2)}, {7: (1, 6)}, {0: (3, 3)}],
+        ):
+            for plan in plans:
+                log.load(warehouse, plan)
+            results.append(bytes_of(warehouse, WEB, contract("web_load_ledger")))
+            assert loaded_ranges(warehouse, TOPIC) == {0: [(0, 10)], 7: [(0, 6)]}
+            values = rows_of(warehouse, WEB, "event_id", "value_cents", "log_partition")
+            warehouse.execute("DROP TABLE fct_web_event")
+        assert len(values) == 12
+        assert {(i, n) for i, n, _ in values} >= {("a", 0), ("b", 1), ("h", 9), ("x", 101)}
+        assert all(result == results[0] for result in results)
+
+    def test_what_the_ledger_has_is_not_read_again_be_it_a_part_of_a_range(
+        self, warehouse: Warehouse
+    ) -> None:
+        log = WebLog()
+        log.append(0, *(web_event(str(n)) for n in range(10)))
+        log.append(1, web_event("x"))
+        log.load(warehouse, {0: (2, 4)})
+        log.load(warehouse, {0: (6, 7)})
+        report = log.load(warehouse, {0: (0, 9), 1: (0, 1)})
+        assert report.loaded == {0: [(0, 2), (4, 6), (7, 9)], 1: [(0, 1)]}
+        assert report.staged_rows == 7
+        assert log.reads[2:] == [{0: (0, 2), 1: (0, 1)}, {0: (4, 6)}, {0: (7, 9)}]
+        assert loaded_ranges(warehouse, TOPIC) == {0: [(0, 9)], 1: [(0, 1)]}
+        assert log.load(warehouse, {0: (1, 8)}) == RangeReport("fct_web_event", {}, 0, False, 10)
+        assert len(log.reads) == 5
+
+    def test_a_hole_in_what_is_loaded_is_seen(self, warehouse: Warehouse) -> None:
+        log = WebLog()
+        assert loaded_ranges(warehouse, TOPIC) == {}
+        log.append(0, *(web_event(str(n)) for n in range(9)))
+        log.load(warehouse, {0: (5, 9)})
+        log.load(warehouse, {0: (0, 3)})
+        assert loaded_ranges(warehouse, TOPIC) == {0: [(0, 3), (5, 9)]}
+
+    def test_a_range_whose_records_were_all_refused_is_loaded_with_no_rows(
+        self, warehouse: Warehouse
+    ) -> None:
+        log = WebLog(partitions={0: []})
+        report = log.load(warehouse, {0: (0, 5)})
+        assert (report.loaded, report.rows) == ({0: [(0, 5)]}, 0)
+        assert loaded_ranges(warehouse, TOPIC) == {0: [(0, 5)]}
+
+    def test_events_of_another_topic_are_refused_with_the_remedy(
+        self, warehouse: Warehouse
+    ) -> None:
+        log, other = WebLog(), WebLog(topic_id="topic-2")
+        log.append(0, web_event("a"))
+        other.append(0, web_event("b"), web_event("c"))
+        log.load(warehouse)
+        before = bytes_of(warehouse, WEB, contract("web_load_ledger"))
+        says = r"id topic-1, these are of topic-2: .* DROP TABLE fct_web_event .* materialize"
+        with pytest.raises(ProfilehouseError, match=says):
+            other.load(warehouse)
+        with pytest.raises(ProfilehouseError, match=says):
+            loaded_ranges(warehouse, "topic-2")
+        assert bytes_of(warehouse, WEB, contract("web_load_ledger")) == before
+        warehouse.execute("DROP TABLE fct_web_event")
+        assert loaded_ranges(warehouse, "topic-2") == {}
+        assert other.load(warehouse).rows == 2
+        assert loaded_ranges(warehouse, "topic-2") == {0: [(0, 2)]}
+
+    def test_changed_sql_loads_all_that_was_loaded_again(self, warehouse: Warehouse) -> None:
+        log = WebLog()
+        log.append(0, *(web_event(i, value_cents=1) for i in "abca"))
+        log.load(warehouse, {0: (0, 2)})
+        log.load(warehouse, {0: (3, 4)})
+        doubled = sql_of(WEB).replace("value_cents,", "value_cents * 2 AS value_cents,")
+        report = log.load(warehouse, {0: (1, 3)}, sql=f"{doubled} WHERE event_id <> 'b'")
+        assert (report.anew, report.loaded, report.staged_rows) == (True, {0: [(0, 4)]}, 4)
+        values = rows_of(warehouse, WEB, "event_id", "value_cents", "log_offset")
+        assert values == [("a", 2, 0), ("c", 2, 2)]
+        assert log.load(warehouse, sql=f"{doubled} WHERE event_id <> 'b'").loaded == {}
+
+    def test_rows_that_were_not_asked_for_are_a_mistake(self, warehouse: Warehouse) -> None:
+        log = WebLog()
+        log.append(0, *(web_event(i) for i in "abc"))
+        for asked in ({0: (0, 3)}, {1: (0, 3)}, {0: (1, 4)}):
+            with pytest.raises(ValueError, match="not asked for"):
+                load_ranges(
+                    warehouse,
+                    WEB,
+                    sql_of(WEB),
+                    TOPIC if asked != {0: (0, 3)} else "topic-2",
+                    asked,
+                    lambda _: log.read({0: (0, 3)}),
+                    log.schema,
+                )
+        assert loaded_ranges(warehouse, TOPIC) == {}
+
+    def test_a_load_of_ranges_that_fails_leaves_nothing_behind(self, connect: Open) -> None:
+        log = WebLog()
+        log.append(0, web_event("a", device="1"), web_event("b", device="many"))
+        number = sql_of(WEB).replace("device,", "device::BIGINT::VARCHAR AS device,")
+        with connect() as warehouse:
+            log.load(warehouse, {0: (0, 1)}, sql=number)
+            before = bytes_of(warehouse, WEB, contract("web_load_ledger"))
+        with pytest.raises(Exception, match="many"), connect() as warehouse:
+            log.load(warehouse, sql=number)
+        with connect() as warehouse:
+            assert bytes_of(warehouse, WEB, contract("web_load_ledger")) == before
+
+    def test_of_two_loads_at_once_the_later_one_loses_and_loads_nothing(
+        self, connect: Open
+    ) -> None:
+        log = WebLog()
+        log.append(0, *(web_event(i) for i in "abcd"))
+        with connect() as warehouse, connect() as other:
+            log.load(warehouse, {0: (0, 1)})
+
+            def read(ranges: Mapping[int, tuple[int, int]]) -> list[pa.RecordBatch]:
+                log.load(other, {0: (0, 2)})
+                return log.read(ranges)
+
+            with pytest.raises(StaleWriter, match="another load of fct_web_event"):
+                load_ranges(warehouse, WEB, sql_of(WEB), TOPIC, {0: (1, 4)}, read, log.schema)
+            assert loaded_ranges(warehouse, TOPIC) == {0: [(0, 2)]}
+            assert log.load(warehouse).loaded == {0: [(2, 4)]}
+
+    def test_a_table_derived_from_events_of_the_web_is_written_again_when_they_changed(
+        self, warehouse: Warehouse
+    ) -> None:
+        table = replace(contract("dim_campaign"), name="seen", columns=USERS.columns[:1])
+        table = replace(table, primary_key=("user_key",), cluster_by=())
+        sql = "SELECT DISTINCT user_key FROM fct_web_event"
+        log = WebLog()
+        log.append(0, web_event("a", user_id="1"), web_event("b", user_id="2"))
+        log.load(warehouse, {0: (0, 1)})
+        assert load_derived(warehouse, table, sql, ["fct_web_event"], DAY_1).rows == 1
+        warehouse.execute("DELETE FROM seen")
+        assert load_derived(warehouse, table, sql, ["fct_web_event"], DAY_1).rows == 0
+        log.load(warehouse)
+        assert load_derived(warehouse, table, sql, ["fct_web_event"], DAY_1).rows == 2
 
     # history
 

@@ -10,8 +10,10 @@ import dagster as dg
 
 from assets._common import column_lineage, days_of, declared, owners, report_days, spans
 from profilehouse.contracts import contract
+from profilehouse.lake import Lake
 from profilehouse.platform import Platform
 from profilehouse.sources.landing import delivered, histories, record_schema, records
+from profilehouse.warehouse import Warehouse
 from profilehouse.warehouse.load import (
     LoadReport,
     load_calendar,
@@ -19,33 +21,46 @@ from profilehouse.warehouse.load import (
     load_fact,
     load_history,
 )
+from profilehouse.warehouse.ranges import (
+    FACT,
+    Plan,
+    RangeReport,
+    behind,
+    load_ranges,
+    loaded_ranges,
+)
 from profilehouse.warehouse.sql import lineage
 
 POOL = "duckdb"
 """Steps that open the warehouse: one at a time, as DuckDB admits one process."""
 TOPICS = {"fct_purchase": ("purchases",), "fct_interaction": ("mailings", "redemptions")}
 """The topics whose events each fact holds."""
+WEB_EVENTS = "web_events"
+"""The lake's table of what came over the log."""
+PLAN_TAG = "profilehouse/plan"
+"""The run's tag with the positions to load, as profilehouse.warehouse.ranges.Plan writes them."""
 SQL_DIR = Path(__file__).parent / "sql"
 
 
 def warehouse_assets(daily: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefinition]:
-    """The star schema: four dimensions and two facts."""
+    """The star schema: four dimensions and three facts."""
     return [
         _dim_user(),
         _dimension("dim_content", "products"),
         _dimension("dim_campaign", "campaigns"),
         _dim_date(),
         *(_fact(table, topics, daily) for table, topics in TOPICS.items()),
+        _fct_web_event(),
     ]
 
 
 def _asset(
-    table: str, upstream: str, daily: dg.PartitionsDefinition[str] | None = None
+    table: str, *upstream: str, daily: dg.PartitionsDefinition[str] | None = None
 ) -> Callable[..., dg.AssetsDefinition]:
-    """The decorator of a table's asset, loaded from a lake asset; `daily` where partitioned."""
+    """The decorator of a table's asset, loaded from lake assets; `daily` where partitioned."""
     return dg.asset(
         key=["warehouse", table],
-        deps=[dg.AssetKey(["lake", upstream])],
+        deps=[dg.AssetKey(["lake", name]) for name in upstream],
         partitions_def=daily,
         backfill_policy=dg.BackfillPolicy.single_run() if daily else None,
         group_name="warehouse",
@@ -62,7 +77,7 @@ def _fact(
 ) -> dg.AssetsDefinition:
     sql = table_sql(table)
 
-    @_asset(table, "events", daily)
+    @_asset(table, "events", daily=daily)
     def fact(
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> dg.MaterializeResult[None]:
@@ -89,6 +104,47 @@ def _fact(
         return dg.MaterializeResult(metadata=_metadata(report, sql, {"staged": "events"}))
 
     return fact
+
+
+def _fct_web_event() -> dg.AssetsDefinition:
+    sql = table_sql(FACT)
+
+    @_asset(FACT, WEB_EVENTS)
+    def fct_web_event(
+        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> dg.MaterializeResult[None]:
+        """The positions that the run's tag plans; without one, all that the lake has more."""
+        lake = platform.lake()
+        text = context.run.tags.get(PLAN_TAG)
+        with platform.warehouse() as warehouse:
+            plan = _held(lake, Plan.parse(text)) if text else _rest(lake, warehouse)
+            report = load_ranges(
+                warehouse,
+                contract(FACT),
+                sql,
+                plan.topic_id,
+                plan.ranges,
+                lambda ranges: lake.batches(WEB_EVENTS, offsets=ranges),
+                contract(WEB_EVENTS).arrow_schema,
+            )
+        return dg.MaterializeResult(metadata=_range_metadata(report, sql))
+
+    return fct_web_event
+
+
+def _held(lake: Lake, plan: Plan) -> Plan:
+    positions = lake.positions(WEB_EVENTS)
+    plan.refuse_unless_held(positions.topic_id, positions.offsets)
+    return plan
+
+
+def _rest(lake: Lake, warehouse: Warehouse) -> Plan:
+    """What the lake has and the warehouse lacks; nothing of no topic while the lake has none."""
+    positions = lake.positions(WEB_EVENTS)
+    if positions.topic_id is None:
+        return Plan("", {})
+    loaded = loaded_ranges(warehouse, positions.topic_id)
+    return Plan(positions.topic_id, behind(loaded, positions.offsets))
 
 
 def _dim_user() -> dg.AssetsDefinition:
@@ -136,11 +192,12 @@ def _dimension(table: str, source_name: str) -> dg.AssetsDefinition:
 def _dim_date() -> dg.AssetsDefinition:
     sql = table_sql("dim_date")
 
-    @_asset("dim_date", "events")
+    @_asset("dim_date", "events", WEB_EVENTS)
     def dim_date(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
         """Whole years: from the year before the first business day to that of the newest."""
         first_day = platform.settings.first_day
-        newest = max(delivered(platform.lake(), "events"), default=first_day)
+        lake = platform.lake()
+        newest = max([*delivered(lake, "events"), *lake.days(WEB_EVENTS)], default=first_day)
         with platform.warehouse() as warehouse:
             report = load_calendar(
                 warehouse,
@@ -169,10 +226,29 @@ def _metadata(report: LoadReport, sql: str, read: Mapping[str, str]) -> dict[str
     Args:
         read: the lake asset behind each table that the SQL selects from.
     """
-    keys = {table: dg.AssetKey(["lake", name]) for table, name in read.items()}
     return {
         "dagster/row_count": report.rows,
         "staged_rows": sum(report.staged_rows.values()),
         "loaded_days": spans(list(report.staged_rows)),
-        **column_lineage(lineage(sql), keys),
+        **_lineage(sql, read),
     }
+
+
+def _range_metadata(report: RangeReport, sql: str) -> dict[str, Any]:
+    """As `_metadata`, of positions of the log."""
+    return {
+        "dagster/row_count": report.rows,
+        "staged_rows": report.staged_rows,
+        "loaded_ranges": "; ".join(
+            f"partition {partition}: {', '.join(f'{first}..{end - 1}' for first, end in parts)}"
+            for partition, parts in report.loaded.items()
+        ),
+        "loaded_again_for_a_change": report.anew,
+        **_lineage(sql, {"staged": WEB_EVENTS}),
+    }
+
+
+def _lineage(sql: str, read: Mapping[str, str]) -> dict[str, Any]:
+    return column_lineage(
+        lineage(sql), {table: dg.AssetKey(["lake", name]) for table, name in read.items()}
+    )

@@ -94,8 +94,8 @@ class Warehouse(ABC):
                 f"warehouse table {contract.name} does not have the columns of its contract"
                 f" {contract.version} (missing: {', '.join(sorted(wanted - present)) or 'none'};"
                 f" unknown: {', '.join(sorted(present - wanted)) or 'none'}):"
-                f" run DROP TABLE {contract.name} in the warehouse, then materialize all days of"
-                f" warehouse/{contract.name}"
+                f" run DROP TABLE {contract.name} in the warehouse, then materialize"
+                f" warehouse/{contract.name}, all its days"
             )
 
     def drop(self, contract: Contract) -> None:
@@ -120,7 +120,21 @@ class Warehouse(ABC):
         pa.default_memory_pool().release_unused()
         self._stage(file, schema)
 
-    def merge(self, fact: Contract, select: str, days: Sequence[date]) -> None:
+    def merge(self, fact: Contract, select: str, position: Sequence[str]) -> None:
+        """Add the rows that the query yields.
+
+        Of rows with the same primary key, here and in the table, the one with the lowest position
+        stays. So the table is the same whatever the order in which rows come, and rows that come
+        again change nothing. Call it in a transaction.
+
+        Args:
+            fact: the table; it has the position's columns.
+            select: yields the fact's columns from `staged`.
+            position: the columns that order the rows.
+        """
+        self.execute(statements.merge(fact, select, position))
+
+    def merge_days(self, fact: Contract, select: str, days: Sequence[date]) -> None:
         """Replace the rows that were delivered on some days by what the query yields for them.
 
         Of rows with the same primary key, here and in the table, the one with the lowest position
@@ -133,10 +147,10 @@ class Warehouse(ABC):
             days: the delivery days of `staged`.
         """
         self.execute(statements.delete_days(fact, len(days)), days)
-        self.execute(statements.merge(fact, select))
+        self.merge(fact, select, statements.DELIVERED)
 
     def loses_rows(self, fact: Contract, select: str, days: Sequence[date]) -> bool:
-        """Whether merge() would leave a key that has its row from these days with a worse or none.
+        """Whether merge_days() would leave a key with a worse row than it has from these days.
 
         Then a duplicate which that row has hidden may have to come back, from whatever day.
         """

@@ -1,7 +1,8 @@
 """Loading the star: which deliveries a table lacks, and each load with its ledger rows as one.
 
 A load leaves the same table whatever the order of the days, however often it is repeated and
-wherever it was interrupted. Does not belong here: reading the lake, which the caller does.
+wherever it was interrupted. Does not belong here: reading the lake, which the caller does, or facts
+that come by positions of the log (ranges.py).
 """
 
 from __future__ import annotations
@@ -21,6 +22,14 @@ from profilehouse.warehouse.base import Warehouse
 from profilehouse.warehouse.sql import select_columns
 
 LEDGER = "load_ledger"
+RANGES_LEDGER = "web_load_ledger"
+"""The ledger of facts that are loaded by positions of the log (ranges.py)."""
+
+_LEDGERS = {
+    LEDGER: ("table_name", "delivered_on", "fingerprint"),
+    RANGES_LEDGER: ("table_name", "log_partition", "first_offset", "end_offset", "fingerprint"),
+}
+"""What tells the content of a fact, in the ledgers there are."""
 
 Read = Callable[[Sequence[date]], Iterable[pa.RecordBatch]]
 """Reads the rows to be staged for some delivery days, each row with its `delivered_on`."""
@@ -75,7 +84,7 @@ def load_fact(
         again = {day for day in ledger.keys() - changed if day > redelivered[0]}
         counts = _stage(warehouse, changed | again, read, schema)
     with warehouse.transaction():
-        warehouse.merge(fact, sql, sorted(counts))
+        warehouse.merge_days(fact, sql, sorted(counts))
         _write_ledger(warehouse, fact, {**ledger, **wanted}, counts)
     return _report(warehouse, fact, counts, again)
 
@@ -193,12 +202,16 @@ def load_derived(
         as_of: the day the query computes for; the ledger's row is written under it.
     """
     ledger = _prepare(warehouse, table, sql, anew=True)
-    loaded = warehouse.query(
-        f"SELECT table_name, delivered_on, fingerprint FROM {LEDGER}"  # noqa: S608
-        f" WHERE table_name IN ({', '.join('?' * len(facts))}) ORDER BY table_name, delivered_on",
-        facts,
-    )
-    wanted = _fingerprints(table, sql, {as_of: str(loaded.to_pylist())})
+    warehouse.create(contract(RANGES_LEDGER))
+    loaded = [
+        warehouse.query(
+            f"SELECT {', '.join(columns)} FROM {name}"  # noqa: S608
+            f" WHERE table_name IN ({', '.join('?' * len(facts))}) ORDER BY {', '.join(columns)}",
+            facts,
+        ).to_pylist()
+        for name, columns in _LEDGERS.items()
+    ]
+    wanted = _fingerprints(table, sql, {as_of: str(loaded)})
     if ledger == wanted:
         return _report(warehouse, table, {}, ())
     with warehouse.transaction():
@@ -224,12 +237,23 @@ def stale_days(
     return [day for day, fingerprint in wanted.items() if ledger.get(day) != fingerprint]
 
 
-def _prepare(
-    warehouse: Warehouse, table: Contract, sql: str, anew: bool = False
-) -> dict[date, str]:
-    """Make sure of the tables; the fingerprints of the deliveries that are loaded.
+def loaded_days(warehouse: Warehouse, table: str) -> set[date]:
+    """The delivery days that are in a table."""
+    if not warehouse.columns(LEDGER) or not warehouse.columns(table):
+        return set()
+    return set(_loaded(warehouse, contract(table)))
 
-    With `anew` a table of other columns is made anew, as all its rows can be computed again.
+
+def prepare(
+    warehouse: Warehouse, table: Contract, sql: str, ledger: str, anew: bool = False
+) -> None:
+    """Make sure that the table and its ledger are there and that the SQL fits the table.
+
+    A table that had to be made has nothing in the ledger. With `anew` that is so for a table of
+    other columns too, as all its rows can be computed again.
+
+    Raises:
+        ProfilehouseError: where the SQL or the table has other columns than the contract.
     """
     names = tuple(column.name for column in table.columns)
     if select_columns(sql) != names:
@@ -237,14 +261,34 @@ def _prepare(
             f"the SQL of {table.name} yields the columns {', '.join(select_columns(sql))};"
             f" its contract wants {', '.join(names)}"
         )
-    warehouse.create(contract(LEDGER))
+    warehouse.create(contract(ledger))
     present = set(warehouse.columns(table.name))
     if anew and present and present != set(names):
         warehouse.drop(table)
         present = set()
     if not present:
-        _forget(warehouse, table)  # before the table is there, or a crash between would hide it
+        # before the table is there, or a crash between would hide it
+        _forget(warehouse, table, ledger)
     warehouse.create(table)
+
+
+def fingerprint(table: Contract, sql: str, content: str) -> str:
+    """Of what content becomes in a table: of itself, the SQL and the contract's version."""
+    return hashlib.sha256("\0".join((content, sql, table.version)).encode()).hexdigest()
+
+
+def row_count(warehouse: Warehouse, table: Contract) -> int:
+    """How many rows a table has."""
+    total = warehouse.query(f"SELECT COUNT(*) AS total FROM {table.name}")  # noqa: S608
+    rows: int = total.column("total")[0].as_py()
+    return rows
+
+
+def _prepare(
+    warehouse: Warehouse, table: Contract, sql: str, anew: bool = False
+) -> dict[date, str]:
+    """As `prepare`; the fingerprints of the deliveries that are loaded."""
+    prepare(warehouse, table, sql, LEDGER, anew)
     return _loaded(warehouse, table)
 
 
@@ -263,11 +307,7 @@ def _loaded(warehouse: Warehouse, table: Contract) -> dict[date, str]:
 
 
 def _fingerprints(table: Contract, sql: str, deliveries: Mapping[date, str]) -> dict[date, str]:
-    """Of what a delivery becomes in a table: its content, the SQL and the contract's version."""
-    return {
-        day: hashlib.sha256("\0".join((content, sql, table.version)).encode()).hexdigest()
-        for day, content in deliveries.items()
-    }
+    return {day: fingerprint(table, sql, content) for day, content in deliveries.items()}
 
 
 def _stage(
@@ -294,8 +334,8 @@ def _stage(
     return {day: counts[day] for day in sorted(days)}
 
 
-def _forget(warehouse: Warehouse, table: Contract) -> None:
-    warehouse.execute(f"DELETE FROM {LEDGER} WHERE table_name = ?", (table.name,))  # noqa: S608
+def _forget(warehouse: Warehouse, table: Contract, ledger: str = LEDGER) -> None:
+    warehouse.execute(f"DELETE FROM {ledger} WHERE table_name = ?", (table.name,))  # noqa: S608
 
 
 def _write_ledger(
@@ -319,5 +359,4 @@ def _write_ledger(
 def _report(
     warehouse: Warehouse, table: Contract, counts: dict[date, int], again: Collection[date]
 ) -> LoadReport:
-    total = warehouse.query(f"SELECT COUNT(*) AS total FROM {table.name}")  # noqa: S608
-    return LoadReport(table.name, counts, tuple(sorted(again)), total.column("total")[0].as_py())
+    return LoadReport(table.name, counts, tuple(sorted(again)), row_count(warehouse, table))

@@ -5,10 +5,14 @@ Names come from contracts, values are always bound (`?`). Does not belong here: 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from profilehouse.contracts import Contract
 
-POSITION = ("delivered_on", "topic", "line")
-"""Of rows with the same key the one with the lowest position counts."""
+DELIVERED = ("delivered_on", "topic", "line")
+"""The position of a row that a batch source delivered."""
+LOGGED = ("log_partition", "log_offset")
+"""The position of a row that came over the log."""
 
 
 def delete_days(table: Contract, days: int) -> str:
@@ -32,24 +36,30 @@ AND (incoming.first_day IS NULL OR incoming.first_day > {fact.name}.delivered_on
 """  # noqa: S608
 
 
-def merge(fact: Contract, select: str) -> str:
-    """Bring in rows whose delivery days were removed before: one row a key, lowest position first.
+def first_copies(fact: Contract, select: str, position: Sequence[str]) -> str:
+    """What the query yields with one row a key, the one with the lowest position."""
+    return f"""
+  SELECT {", ".join(_names(fact))} FROM (
+{select}
+  ) AS delivered
+  QUALIFY ROW_NUMBER() OVER (
+    PARTITION BY {", ".join(fact.primary_key)} ORDER BY {", ".join(position)}
+  ) = 1
+"""  # noqa: S608
 
-    The source of the MERGE has one row a key: Snowflake would otherwise take any of them. As no
-    row of these days is left in the table, positions there and here differ by the day alone.
+
+def merge(fact: Contract, select: str, position: Sequence[str]) -> str:
+    """Bring in rows: of those with the same key, here and there, the lowest position stays.
+
+    The source of the MERGE has one row a key: Snowflake would otherwise take any of them.
     """
     names = _names(fact)
     return f"""
 MERGE INTO {fact.name} USING (
-  SELECT {", ".join(names)} FROM (
-{select}
-  ) AS delivered
-  QUALIFY ROW_NUMBER() OVER (
-    PARTITION BY {", ".join(fact.primary_key)} ORDER BY {", ".join(POSITION)}
-  ) = 1
+{first_copies(fact, select, position)}
 ) AS incoming
 ON {_same_key(fact)}
-WHEN MATCHED AND incoming.delivered_on < {fact.name}.delivered_on THEN
+WHEN MATCHED AND {_lower(fact, position)} THEN
   UPDATE SET {", ".join(f"{name} = incoming.{name}" for name in names)}
 WHEN NOT MATCHED THEN
   INSERT ({", ".join(names)}) VALUES ({", ".join(f"incoming.{name}" for name in names)})
@@ -92,6 +102,15 @@ def insert_values(table: Contract, rows: int) -> str:
 
 def _names(table: Contract) -> list[str]:
     return [column.name for column in table.columns]
+
+
+def _lower(fact: Contract, position: Sequence[str]) -> str:
+    """Whether the incoming row has the lower position."""
+    first, *rest = position
+    lower = f"incoming.{first} < {fact.name}.{first}"
+    if not rest:
+        return lower
+    return f"({lower} OR incoming.{first} = {fact.name}.{first} AND {_lower(fact, rest)})"
 
 
 def _same_key(fact: Contract) -> str:

@@ -110,11 +110,26 @@ def test_a_failing_check_shows_a_sample_of_keys_with_their_rows(page: Page) -> N
 
 def test_jobs_and_running_schedules_are_listed_with_their_hours(page: Page) -> None:
     page.goto("/jobs")
-    for job in ("daily_load", "all_checks"):
+    for job in (
+        "daily_load",
+        "all_checks",
+        "live_checks",
+        "load_fresh_events",
+        "expire_lake",
+        "tidy_lake",
+    ):
         expect(page.get_by_text(job, exact=True).first).to_be_visible()
     page.goto("/automation")
-    for name in ("every_morning", "every_sunday"):
+    for name in (
+        "every_morning",
+        "every_sunday",
+        "every_ten_minutes",
+        "every_hour",
+        "every_night",
+        "observe_live",
+        "fresh_events",
+    ):
         expect(page.get_by_text(name, exact=True)).to_be_visible()
     expect(page.get_by_text(re.compile(r"At 06:00 AM E[SD]T$"))).to_be_visible()
     expect(page.get_by_text(re.compile(r"At 08:00 AM E[SD]T, only on Sunday$"))).to_be_visible()
-    expect(page.get_by_role("checkbox", checked=True)).to_have_count(2)
+    expect(page.get_by_role("checkbox", checked=True)).to_have_count(7)

@@ -5,10 +5,10 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test torture lint bench bench-live clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1: \2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1: \2/p' Makefile
 
 demo: $(READY) ## Build the platform on a real retailer's year, then serve the Dagster UI
 	@$(BIN)/python -m platform_defs.demo
@@ -18,6 +18,9 @@ test: $(READY) ## Lint, then run all tests
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest
 
+torture: $(READY) ## Kill the live process 100 times on each profile store, then compare everything; an hour
+	@$(BIN)/python -m tests.torture
+
 lint: $(READY) ## Style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -26,6 +29,9 @@ lint: $(READY) ## Style, types and the direction of imports
 
 bench: $(READY) ## Measure the batch path; prints a table and writes JSON
 	@$(BIN)/python -m benchmarks.batch
+
+bench-live: $(READY) ## Measure the live path beside other stream processors; prints tables and writes JSON
+	@$(BIN)/python -m benchmarks.live
 
 clean: ## Remove the environment and all caches; data/ stays
 	rm -rf .venv *.egg-info build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

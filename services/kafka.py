@@ -146,7 +146,7 @@ class KafkaBroker:
         )
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         command = [str(java()), "-Xmx128m", "-XX:+UseSerialGC", *self._classpath()]
-        command += ["kafka.tools.StorageTool", "format", "-t", cluster]
+        command += ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}"]
         done = subprocess.run(
             [*command, "-c", str(self._properties)],
             stdin=subprocess.DEVNULL,

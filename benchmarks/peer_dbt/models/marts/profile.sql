@@ -30,7 +30,10 @@ counted AS (
         user_id,
         as_of,
         {% for name, type in [
-            ('purchases', 'purchase'), ('impressions', 'impression'), ('clicks', 'click')
+            ('purchases', 'purchase'),
+            ('impressions', 'impression'),
+            ('clicks', 'click'),
+            ('page_views', 'page_view')
         ] %}
         count(*) FILTER (event_type = '{{ type }}' AND age < 1) AS {{ name }}_1d,
         count(*) FILTER (event_type = '{{ type }}' AND age < 7) AS {{ name }}_7d,
@@ -46,47 +49,61 @@ counted AS (
     GROUP BY user_id, as_of
 ),
 
-scores AS (
-    SELECT user_id, category, sum(round(65536 * pow(2, -age / 14.0))::BIGINT) AS score
+{% for name, type, half_life, window in [
+    ('top_categories', 'purchase', 14, 90), ('interests', 'click', 7, 30)
+] %}
+{{ name }}_score AS (
+    SELECT
+        user_id,
+        category,
+        sum(round(65536 * pow(2, -age / {{ half_life }}.0))::BIGINT) AS score
     FROM aged
-    WHERE event_type = 'purchase' AND category IS NOT NULL AND age < 90
+    WHERE event_type = '{{ type }}' AND category IS NOT NULL AND age < {{ window }}
     GROUP BY user_id, category
 ),
 
-top_categories AS (
+{{ name }} AS (
     SELECT
         user_id,
-        list(category ORDER BY score DESC, category) AS top_categories,
-        list(score::VARCHAR ORDER BY score DESC, category) AS top_categories_scores
+        list(category ORDER BY score DESC, category) AS {{ name }},
+        list(score::VARCHAR ORDER BY score DESC, category) AS {{ name }}_scores
     FROM (
-        SELECT * FROM scores
+        SELECT * FROM {{ name }}_score
         QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY score DESC, category) <= 5
     )
     GROUP BY user_id
 ),
+{% endfor %}
 
-recent_contents AS (
+{% for name, type in [('recent_contents', 'purchase'), ('recent_clicks', 'click')] %}
+{{ name }} AS (
     SELECT
         user_id,
-        list(content_id ORDER BY happened_at DESC, event_id DESC) AS recent_contents
+        list(content_id ORDER BY happened_at DESC, event_id DESC) AS {{ name }}
     FROM (
         SELECT * FROM aged
-        WHERE event_type = 'purchase'
+        WHERE event_type = '{{ type }}' AND content_id IS NOT NULL
         QUALIFY row_number() OVER (
             PARTITION BY user_id ORDER BY happened_at DESC, event_id DESC
         ) <= 10
     )
     GROUP BY user_id
-)
+){{ ',' if not loop.last }}
+{% endfor %}
 
 SELECT
     counted.*,
-    coalesce(top_categories, []) AS top_categories,
-    coalesce(top_categories_scores, []) AS top_categories_scores,
-    coalesce(recent_contents, []) AS recent_contents,
+    {% for name in [
+        'top_categories', 'top_categories_scores', 'recent_contents',
+        'interests', 'interests_scores', 'recent_clicks'
+    ] %}
+    coalesce({{ name }}, []) AS {{ name }},
+    {% endfor %}
     purchases_30d = 0 AND purchases_lifetime > 0 AS is_lapsed,
     purchases_7d >= 10 AND purchases_30d >= 60 AS is_loyal,
-    clicks_lifetime >= 3 AND clicks_lifetime * 20 >= impressions_lifetime AS is_coupon_minded
+    clicks_lifetime >= 3 AND clicks_lifetime * 20 >= impressions_lifetime AS is_responsive
 FROM counted
 LEFT JOIN top_categories USING (user_id)
 LEFT JOIN recent_contents USING (user_id)
+LEFT JOIN interests USING (user_id)
+LEFT JOIN recent_clicks USING (user_id)

@@ -11,14 +11,12 @@ from profilehouse.errors import ProfilehouseError
 from profilehouse.events.build import newest_event_day
 from profilehouse.platform import Platform
 from profilehouse.profiles.features import load_declaration, profile_contract
-from profilehouse.profiles.sql import profile_sql
+from profilehouse.profiles.sql import FACTS, profile_sql
 from profilehouse.profiles.store import Store
 from profilehouse.sources.landing import delivered
 from profilehouse.stream.rebuild import rebuild_from_lake
 from profilehouse.warehouse.load import load_derived
 from profilehouse.warehouse.sql import lineage
-
-FACTS = ("fct_purchase", "fct_interaction", "fct_web_event")
 
 
 def profile_assets() -> list[dg.AssetsDefinition]:

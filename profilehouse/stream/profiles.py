@@ -140,6 +140,8 @@ class ProfileSink:
         ends: dict[str, dict[int, int]] = defaultdict(dict)
         for key, partition in set(zip(keys, partitions, strict=True)):
             ends[key][partition] = after[partition]
+        for login in batch.logins:
+            ends[identity.visitor_key(login.anonymous_id)] |= ends[login.user_id]
         writes = [
             Write(key, held[key][0], identity.encode(entries[key]), ends[key]) for key in changed
         ]

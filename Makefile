@@ -13,10 +13,10 @@ help: ## Show this list
 demo: $(READY) ## Build the platform on a real retailer's year, then serve the Dagster UI
 	@$(BIN)/python -m platform_defs.demo
 
-test: $(READY) ## Lint, then run all tests
+test: $(READY) ## Lint, then run all tests, two files at a time
 	@$(BIN)/python -m services.browser || true
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 torture: $(READY) ## Kill the live process 100 times on each profile store, then compare everything; an hour
 	@$(BIN)/python -m tests.torture

@@ -35,6 +35,7 @@ def row(page: Page, cell: str) -> str:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_the_graph_shows_each_group_and_in_it_its_assets(page: Page, group: str) -> None:
+    page.set_viewport_size({"width": 3400, "height": 2200})  # what lies outside is not drawn
     page.goto(f"/asset-groups?expanded=global@global:{group}")
     graph = page.locator("foreignObject")
     for name in {*GROUPS, *GROUPS[group]}:

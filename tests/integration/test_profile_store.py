@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
@@ -139,6 +140,18 @@ def test_a_reader_of_the_old_generation_goes_on_undisturbed(store: LmdbStore, fo
         assert (reader.generation, reader.get("1")) == (2, b"new")
     elsewhere.stdin.close()
     assert elsewhere.wait(timeout=30) == 0
+
+
+def test_threads_open_and_close_a_store_while_others_do(store: LmdbStore, folder: Path) -> None:
+    store.rebuild([("1", b"one")], meta())
+    store.close()
+
+    def look(_: int) -> bytes | None:
+        with LmdbStore(folder, FINGERPRINT) as own:
+            return own.get("1")
+
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(look, range(1_000))) == {b"one"}
 
 
 def test_two_stores_of_one_process_read_the_same_generation(store: LmdbStore, folder: Path) -> None:

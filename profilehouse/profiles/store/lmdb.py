@@ -17,13 +17,13 @@ import fcntl
 import os
 import shutil
 import struct
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
 from typing import Any, Self, TextIO
 from weakref import WeakValueDictionary
 
@@ -43,6 +43,7 @@ from profilehouse.profiles.store import (
     key,
     outcomes,
 )
+from profilehouse.storage import sync_folder
 
 ROW_LIMIT = 1024 * 1024
 """Bytes. LMDB could hold more; a row of this size takes milliseconds to fold and write."""
@@ -51,6 +52,7 @@ _PRIVATE = 0o700
 _MAP_SIZE = 256 * 2**30
 """The most an environment can grow to. Address space only: the file is as large as its content."""
 _ROWS_PER_COMMIT = 10_000
+_SECONDS_TO_CLOSE = 5
 _ROWS, _ABOUT = b"rows", b"about"
 _META, _LOG = b"meta", b"log"
 _HEADER = struct.Struct(">Q?")
@@ -83,12 +85,7 @@ class LmdbStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -337,7 +334,7 @@ class LmdbStore:
             file.flush()
             os.fsync(file.fileno())
         written.replace(self._folder / "current")
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"generation-{number}"
@@ -401,9 +398,21 @@ def _shared(path: Path, number: int) -> _Generation:
         file = (path / "data.mdb").stat()
         generation = _open_generations.get((file.st_dev, file.st_ino))
         if generation is None:
-            generation = _Generation.open(path, number)
+            generation = _opened(path, number)
             _open_generations[file.st_dev, file.st_ino] = generation
         return generation
+
+
+def _opened(path: Path, number: int) -> _Generation:
+    """A generation opened; another thread that lets go of it may need a moment to close it."""
+    deadline = time.monotonic() + _SECONDS_TO_CLOSE
+    while True:
+        try:
+            return _Generation.open(path, number)
+        except lmdb.Error as error:
+            if "already open in this process" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.001)
 
 
 def _create(
@@ -419,7 +428,7 @@ def _create(
         with env.begin(about, write=True) as transaction:
             transaction.put(_META, msgspec.json.encode(meta))
             transaction.put(_LOG, msgspec.json.encode(log))
-    _sync_folder(path)
+    sync_folder(path)
     return _shared(path, number)
 
 
@@ -435,11 +444,3 @@ def _encoded(stored: Stored) -> bytes:
 def _decoded(value: bytes) -> Stored:
     revision, oversized = _HEADER.unpack_from(value)
     return Stored(value[_HEADER.size :] or None, {}, revision, oversized)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -31,8 +31,8 @@ def get(user: str, as_of: datetime | None, as_json: bool) -> None:
     import msgspec  # noqa: PLC0415
 
     from profilehouse.profiles.features import load_declaration  # noqa: PLC0415
-    from profilehouse.profiles.fold import decode  # noqa: PLC0415
     from profilehouse.profiles.reading import profile_at  # noqa: PLC0415
+    from profilehouse.profiles.serving import user_row  # noqa: PLC0415
     from profilehouse.profiles.store import open_store  # noqa: PLC0415
     from profilehouse.settings import load_settings  # noqa: PLC0415
 
@@ -40,11 +40,10 @@ def get(user: str, as_of: datetime | None, as_json: bool) -> None:
     url = load_settings().profiles
     start = time.perf_counter()
     with open_store(url, declaration.fingerprint) as store:
-        data = store.get(user)
+        row = user_row(store, declaration, user)
         newest_day = store.meta.newest_day
-    if data is None:
+    if row is None:
         raise ProfilehouseError(f"no profile of user {user} in {url.removeprefix('lmdb:')}")
-    row = decode(data)
     day = as_of.date() if as_of else max(newest_day or row.newest_day, row.newest_day)
     found = profile_at(user, row, declaration, day)
     milliseconds = (time.perf_counter() - start) * 1000

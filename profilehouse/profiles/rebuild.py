@@ -1,6 +1,6 @@
-"""Rebuilding the store: the lake's events, folded and written as one new generation.
+"""All events of the lake, folded into the entries of a new generation of the store.
 
-Belongs here: that one way from events to a store. Does not belong here: reading the lake (lake/) or
+Belongs here: that fold. Does not belong here: reading the lake (lake/), writing the store, or
 catching up with the log (stream/).
 """
 
@@ -17,7 +17,7 @@ from profilehouse.profiles.bulk import fold
 from profilehouse.profiles.features import Declaration
 from profilehouse.profiles.fold import EVENT_SCHEMA
 from profilehouse.profiles.identity import Login, assemble, encode, subjects
-from profilehouse.profiles.store import Meta, Store
+from profilehouse.profiles.store import Meta
 
 Tables = Iterable[pa.Table | pa.RecordBatch]
 
@@ -55,24 +55,6 @@ def fold_all(
         deliveries=deliveries,
     )
     return Folded({key: encode(entries[key]) for key in sorted(entries)}, meta)
-
-
-def rebuild(
-    store: Store, declaration: Declaration, delivered: Tables, deliveries: Mapping[str, str]
-) -> int:
-    """Fold delivered events into a new generation and make it the current one; its number.
-
-    Args:
-        store: where to; its readers go on with the old generation.
-        declaration: what to keep.
-        delivered: see fold_all.
-        deliveries: see fold_all.
-
-    Raises:
-        ProfilehouseError: if batches go back in time, or another process is rebuilding.
-    """
-    folded = fold_all(declaration, delivered, (), deliveries)
-    return store.rebuild(folded.entries.items(), folded.meta)
 
 
 def _by_subject(days: Tables, logins: dict[tuple[str, str, str], Login]) -> Iterator[pa.Table]:

@@ -13,7 +13,7 @@ import pytest
 from profilehouse.cli import main
 from profilehouse.profiles.features import load_declaration, profile_contract
 from profilehouse.profiles.fold import EVENT_SCHEMA
-from profilehouse.profiles.rebuild import rebuild
+from profilehouse.profiles.rebuild import fold_all
 from profilehouse.profiles.store.lmdb import LmdbStore
 
 Run = Callable[..., tuple[int, str, str]]
@@ -36,7 +36,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         "received_at": datetime(2026, 3, 31),
     }
     with LmdbStore(tmp_path / "profiles", declaration.fingerprint) as store:
-        rebuild(store, declaration, [pa.Table.from_pylist([bought], EVENT_SCHEMA)], {})
+        folded = fold_all(declaration, [pa.Table.from_pylist([bought], EVENT_SCHEMA)], (), {})
+        store.rebuild(folded.entries.items(), folded.meta)
 
     def run_(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["profilehouse", *arguments])

@@ -7,12 +7,10 @@ mean.
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +20,7 @@ import msgspec
 from rich.console import Console
 
 from benchmarks import peer
-from benchmarks.process import environment, run
+from benchmarks.process import environment, installed, load, machine_used, run
 from benchmarks.report import BEYOND_THE_PEER, print_figures, print_peer, print_steps
 from benchmarks.results import (
     METER_FILE,
@@ -61,12 +59,12 @@ def main(runs: int, file: Path, with_peer: bool) -> None:
     """Measure the backfill of a year: a warm-up, then RUNS runs, whose median counts."""
     console = Console(highlight=False, soft_wrap=True, width=100)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    machine = _machine()
+    machine = machine_used(PACKAGES)
     console.print(", ".join(f"{name}: {value}" for name, value in machine.items()))
     dbt = None
     if with_peer:
         with console.status("Making the peer's environment"):
-            dbt = peer.make_environment(KEPT / "peer_venv")
+            dbt = installed(peer.REQUIREMENTS, KEPT / "peer_venv") / "dbt"
     KEPT.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="backfill-", dir=KEPT) as name:
         scratch = Path(name)
@@ -85,7 +83,7 @@ def main(runs: int, file: Path, with_peer: bool) -> None:
             else []
         )
     del measured[0]
-    machine["load after"] = _load()
+    machine["load after"] = load()
 
     figures, steps = our_figures(measured), step_figures(measured)
     goals = {name: Goal(most, figures[name].median <= most) for name, most in GOALS.items()}
@@ -163,24 +161,6 @@ def _verify(warehouse: Path, delivered: Delivered) -> None:
             [(rows,)] = connection.sql(f"SELECT count(*) FROM {table}").fetchall()
             if rows != records:
                 raise RuntimeError(f"{table} has {rows:,} rows, {records:,} were delivered")
-
-
-def _machine() -> dict[str, str]:
-    """What the figures were measured on."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "cores": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} used",
-        "memory": f"{memory / 2**30:.0f} GiB",
-        "load before": _load(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
-    }
-
-
-def _load() -> str:
-    """Processes that wanted a core, over the last minute; what others do shows up here."""
-    return f"{os.getloadavg()[0]:.1f}"
 
 
 if __name__ == "__main__":

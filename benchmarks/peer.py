@@ -6,8 +6,6 @@ peer_dbt/.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -28,18 +26,6 @@ TABLES = (
     "fct_interaction",
     "profile",
 )
-
-
-def make_environment(folder: Path) -> Path:
-    """A virtual environment with dbt, made once; its dbt command."""
-    ready = folder / ".ready"
-    wanted = REQUIREMENTS.read_text("utf-8")
-    if not ready.exists() or ready.read_text("utf-8") != wanted:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--requirement", str(REQUIREMENTS)], check=True)
-        ready.write_text(wanted, "utf-8")
-    return folder / "bin" / "dbt"
 
 
 def build(dbt: Path, folder: Path, sources: Path, delivered: Delivered, scratch: Path) -> Peer:

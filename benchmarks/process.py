@@ -1,11 +1,17 @@
-"""Commands run to their end in a process of their own, and what they cost."""
+"""What benchmarks run on and in: the machine, environments of peers, commands and what they cost.
+
+Does not belong here: what is measured.
+"""
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.results import Cost
@@ -48,3 +54,33 @@ def environment(scratch: Path, **variables: str) -> dict[str, str]:
     foreign = ("PROFILEHOUSE_", "DAGSTER_", "DBT_", "PYTHONDONTWRITEBYTECODE")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return kept | {"PYTHONPYCACHEPREFIX": str(scratch / "pycache")} | variables
+
+
+def installed(requirements: Path, folder: Path) -> Path:
+    """A virtual environment with what a file of requirements names, made once; its commands."""
+    ready = folder / ".ready"
+    wanted = requirements.read_text("utf-8")
+    if not ready.exists() or ready.read_text("utf-8") != wanted:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "--requirement", str(requirements)], check=True)
+        ready.write_text(wanted, "utf-8")
+    return folder / "bin"
+
+
+def machine_used(packages: Iterable[str]) -> dict[str, str]:
+    """What the figures were measured on."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cores": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} used",
+        "memory": f"{memory / 2**30:.0f} GiB",
+        "load before": load(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def load() -> str:
+    """Processes that wanted a core, over the last minute; what others do shows up here."""
+    return f"{os.getloadavg()[0]:.1f}"

@@ -5,16 +5,14 @@ Writes are synced before they are acknowledged; by default Cassandra leaves that
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from services.java import jars, java
-from services.process import HOST, free_port, running
+from services.process import HOST, Server, free_port
 
 _MAIN = "org.apache.cassandra.service.CassandraDaemon"
 _SECONDS_TO_START = 180
@@ -69,20 +67,13 @@ jdk.management/com.sun.management.internal
 """
 
 
-class CassandraNode:
-    """A server that a test may kill and start again on the same data."""
+class CassandraNode(Server):
+    """One node."""
 
     def __init__(self, folder: Path) -> None:
-        """Start nothing yet.
-
-        Args:
-            folder: for its data, settings and log; made where it is missing.
-        """
-        self._folder = folder.resolve()
-        self._port = free_port()
+        """Start nothing yet; see Server."""
+        super().__init__(folder)
         self._storage_port = free_port()
-        self._running = ExitStack()
-        self._pid = 0
 
     def url(self, keyspace: str) -> str:
         """What PROFILEHOUSE_PROFILES must be; see `make_keyspace`."""
@@ -118,7 +109,6 @@ class CassandraNode:
 
     def start(self) -> None:
         """Start it; it takes requests afterwards."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         settings, logging = self._folder / "cassandra.yaml", self._folder / "logback.xml"
         settings.write_text(
             _SETTINGS.substitute(
@@ -150,31 +140,4 @@ class CassandraNode:
             ":".join(map(str, libraries)),
             _MAIN,
         ]
-        self._pid = self._running.enter_context(
-            running(
-                command,
-                port=self._port,
-                log=self._folder / "cassandra.log",
-                seconds=_SECONDS_TO_START,
-            )
-        )
-
-    def kill(self) -> None:
-        """kill -9; `start` brings it back with what it had stored."""
-        os.kill(self._pid, signal.SIGKILL)
-        self._running.close()
-
-    def stop(self) -> None:
-        """End it."""
-        self._running.close()
-
-
-@contextmanager
-def cassandra_node(folder: Path) -> Iterator[CassandraNode]:
-    """Run Cassandra for as long as the block lasts."""
-    node = CassandraNode(folder)
-    try:
-        node.start()
-        yield node
-    finally:
-        node.stop()
+        self._run(command, "cassandra.log", _SECONDS_TO_START)

@@ -6,32 +6,16 @@ put the folder into memory where speed matters. Its speed says nothing about Dyn
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-
 from services.java import jars, java
-from services.process import HOST, free_port, running
+from services.process import HOST, Server
 
 REGION = "eu-central-1"
 _MAIN = "software.amazon.dynamodb.services.local.main.ServerRunner"
+_SECONDS_TO_START = 60
 
 
-class DynamoDbLocal:
-    """A server that a test may kill and start again on the same data."""
-
-    def __init__(self, folder: Path) -> None:
-        """Start nothing yet.
-
-        Args:
-            folder: for its database and log; made where it is missing.
-        """
-        self._folder = folder
-        self._port = free_port()
-        self._running = ExitStack()
-        self._pid = 0
+class DynamoDbLocal(Server):
+    """The server."""
 
     @property
     def endpoint(self) -> str:
@@ -58,28 +42,7 @@ class DynamoDbLocal:
             "-sharedDb",
             "-disableTelemetry",
         ]
-        log = self._folder / "dynamodb.log"
-        self._pid = self._running.enter_context(running(command, port=self._port, log=log))
-
-    def kill(self) -> None:
-        """kill -9; `start` brings it back with what it had stored."""
-        os.kill(self._pid, signal.SIGKILL)
-        self._running.close()
-
-    def stop(self) -> None:
-        """End it."""
-        self._running.close()
-
-
-@contextmanager
-def dynamodb_local(folder: Path) -> Iterator[DynamoDbLocal]:
-    """Run DynamoDB Local for as long as the block lasts."""
-    server = DynamoDbLocal(folder)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+        self._run(command, "dynamodb.log", _SECONDS_TO_START)
 
 
 def credentials(endpoint: str) -> dict[str, str]:

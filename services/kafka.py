@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import base64
 import os
-import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from services.java import jars, java
-from services.process import HOST, free_port, running
+from services.process import HOST, Server, free_port
 
 _HEAP = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC")
 _SECONDS_TO_START = 120
@@ -60,20 +57,12 @@ appender.console.layout.pattern=%d{HH:mm:ss.SSS} %p %c{1} %m%n
 """
 
 
-class KafkaBroker:
-    """A broker that runs, or was killed and can be started again on the same data and port."""
+class KafkaBroker(Server):
+    """One broker, its own controller."""
 
     def __init__(self, folder: Path) -> None:
-        """Prepare the folder of a new broker; start nothing yet.
-
-        Args:
-            folder: for its data, configuration and logs; made if need be.
-        """
-        self._folder = folder
-        self._port = free_port()
-        self._stack = ExitStack()
-        self._pid: int | None = None
-        folder.mkdir(parents=True, exist_ok=True)
+        """Prepare the folder of a new broker; see Server."""
+        super().__init__(folder)
         self._format(controller_port=free_port())
 
     @property
@@ -92,26 +81,8 @@ class KafkaBroker:
             RuntimeError: where it does not come up; with the last lines of its log.
         """
         command = [str(java()), *_HEAP, "-Djava.net.preferIPv4Stack=true", *self._classpath()]
-        self._pid = self._stack.enter_context(
-            running(
-                [*command, "kafka.Kafka", str(self._properties)],
-                port=self._port,
-                log=self._folder / "broker.log",
-                seconds=_SECONDS_TO_START,
-            )
-        )
+        self._run([*command, "kafka.Kafka", str(self._properties)], "broker.log", _SECONDS_TO_START)
         self._admin().list_topics(timeout=_SECONDS_TO_ANSWER)
-
-    def kill(self) -> None:
-        """End the broker like a crash, with SIGKILL; `start` runs it again."""
-        if self._pid is not None:
-            os.kill(self._pid, signal.SIGKILL)
-        self.stop()
-
-    def stop(self) -> None:
-        """End the broker in order; `start` runs it again."""
-        self._pid = None
-        self._stack.close()
 
     def create_topic(self, name: str, partitions: int = 4) -> None:
         """Create a topic whose records carry the time at which the broker took them."""
@@ -158,21 +129,6 @@ class KafkaBroker:
         )
         if done.returncode:
             raise RuntimeError(f"Kafka's folder cannot be prepared:\n{done.stdout[-2000:]}")
-
-
-@contextmanager
-def kafka_broker(folder: Path) -> Iterator[KafkaBroker]:
-    """Run a broker for as long as the block lasts.
-
-    Args:
-        folder: for its data, configuration and logs; made if need be.
-    """
-    broker = KafkaBroker(folder)
-    try:
-        broker.start()
-        yield broker
-    finally:
-        broker.stop()
 
 
 def _wait_until_known(admin: AdminClient, topic: str, *, known: bool) -> None:

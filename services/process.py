@@ -12,8 +12,9 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Self
 
 HOST = "127.0.0.1"
 _LISTEN = "0A"
@@ -70,6 +71,55 @@ def running(
         yield process.pid
     finally:
         _end(process)
+
+
+class Server:
+    """A server that a test may kill and start again on the same data and port."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start nothing yet.
+
+        Args:
+            folder: for its data, settings and log; made where it is missing.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder.resolve()
+        self._port = free_port()
+        self._running = ExitStack()
+        self._pid: int | None = None
+
+    def __enter__(self) -> Self:
+        """Start it."""
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        self.stop()
+
+    def start(self) -> None:
+        """Run it and return once it takes requests."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """End it like a crash, with SIGKILL; `start` brings it back with what it had stored."""
+        if self._pid is not None:
+            os.kill(self._pid, signal.SIGKILL)
+        self.stop()
+
+    def stop(self) -> None:
+        """End it in order."""
+        self._pid = None
+        self._running.close()
+
+    def _run(self, command: Sequence[str], log: str, seconds: float) -> None:
+        self._pid = self._running.enter_context(
+            running(command, port=self._port, log=self._folder / log, seconds=seconds)
+        )
 
 
 def listens(pid: int, port: int) -> bool:

@@ -7,8 +7,6 @@ mean.
 from __future__ import annotations
 
 import os
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,11 +19,12 @@ from rich.console import Console
 from benchmarks.live import engines, report
 from benchmarks.live.load import USERS, events
 from benchmarks.live.peers import work
+from benchmarks.process import installed, load, machine_used
 from benchmarks.results import Figure
 from profilehouse.events.web import decode
 from profilehouse.log import Batch
 from profilehouse.profiles import fold
-from services.kafka import KafkaBroker, kafka_broker
+from services.kafka import KafkaBroker
 
 KEPT = engines.ROOT / "data" / "benchmarks"
 PARTS = ("throughput", "latency", "memory", "profile")
@@ -66,18 +65,18 @@ def main(
     console = Console(highlight=False, soft_wrap=True, width=120)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     check_that_peers_do_the_same()
-    machine = _machine()
+    machine = machine_used(PACKAGES)
     console.print(", ".join(f"{name}: {value}" for name, value in machine.items()))
     KEPT.mkdir(parents=True, exist_ok=True)
     commands = None
     if with_peers or "profile" in parts:
         with console.status("Making the peers' environment"):
-            commands = engines.make_environment(KEPT / "live_venv")
+            commands = installed(engines.REQUIREMENTS, KEPT / "live_venv")
     result: dict[str, object] = {"machine": machine, "events": number, "users": users}
     figures: dict[str, Figure] = {}
     with TemporaryDirectory(prefix="live-", dir=KEPT) as name:
         scratch = Path(name)
-        with kafka_broker(scratch / "kafka") as broker:
+        with KafkaBroker(scratch / "kafka") as broker:
             if "throughput" in parts:
                 peers = commands if with_peers else None
                 drained = _throughput(console, broker, scratch, runs, number, users, peers)
@@ -107,7 +106,7 @@ def main(
                 report.print_profile(console, shares)
                 result["profile"] = shares[:100]
                 (KEPT / "live_stacks.txt").write_bytes((run.folder / "stacks.txt").read_bytes())
-    machine["load after"] = _load()
+    machine["load after"] = load()
     aims = report.aims(figures)
     report.print_figures(console, figures, aims)
     result |= {"figures": figures, "aims": aims}
@@ -212,24 +211,6 @@ def check_that_peers_do_the_same(number: int = 5_000) -> None:
         u: fold.encode(row) for u, row in theirs.items()
     }:
         raise RuntimeError("the peers' work is not ours: mend benchmarks/live/peers/work.py")
-
-
-def _machine() -> dict[str, str]:
-    """What the figures were measured on."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "cores": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} used",
-        "memory": f"{memory / 2**30:.0f} GiB",
-        "load before": _load(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
-    }
-
-
-def _load() -> str:
-    """Processes that wanted a core, over the last minute; what others do shows up here."""
-    return f"{os.getloadavg()[0]:.1f}"
 
 
 if __name__ == "__main__":

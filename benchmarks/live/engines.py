@@ -233,18 +233,6 @@ def profile(run: Run, seconds: int, py_spy: Path) -> list[tuple[str, float, floa
     return sorted(shares, key=lambda each: -each[1])
 
 
-def make_environment(folder: Path) -> Path:
-    """A virtual environment with the peers, made once; its folder of commands."""
-    ready = folder / ".ready"
-    wanted = REQUIREMENTS.read_text("utf-8")
-    if not ready.exists() or ready.read_text("utf-8") != wanted:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--requirement", str(REQUIREMENTS)], check=True)
-        ready.write_text(wanted, "utf-8")
-    return folder / "bin"
-
-
 def drain_with(
     peer: str, commands: Path, folder: Path, broker: KafkaBroker, topic: str, events: int
 ) -> Drained:

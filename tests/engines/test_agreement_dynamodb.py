@@ -17,7 +17,7 @@ from profilehouse.profiles.features import load_declaration
 from profilehouse.profiles.store import open_store
 from profilehouse.stream.profiles import Part, ProfileSink, create_if_missing
 from profilehouse.warehouse.on_duckdb import DuckDBWarehouse, open_duckdb
-from services.dynamodb import REGION, DynamoDbLocal, credentials, dynamodb_local
+from services.dynamodb import REGION, DynamoDbLocal, credentials
 from tests.warehouse_suite import WebLog, web_event
 
 DECLARATION = load_declaration()
@@ -25,7 +25,7 @@ DECLARATION = load_declaration()
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DynamoDbLocal]:
-    with dynamodb_local(tmp_path_factory.mktemp("dynamodb")) as running:
+    with DynamoDbLocal(tmp_path_factory.mktemp("dynamodb")) as running:
         yield running
 
 

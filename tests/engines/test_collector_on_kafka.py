@@ -12,7 +12,7 @@ from typing import Any
 
 from profilehouse.log import open_log
 from profilehouse.settings import Settings
-from services.kafka import KafkaBroker, kafka_broker
+from services.kafka import KafkaBroker
 from tests.collecting import Running, collector, event, ids
 
 SECONDS = 60
@@ -50,7 +50,7 @@ def in_topic(broker: KafkaBroker) -> Counter[str]:
 
 
 def test_what_was_accepted_survives_a_kill_right_after_the_answer(tmp_path: Path) -> None:
-    with kafka_broker(tmp_path / "kafka") as broker:
+    with KafkaBroker(tmp_path / "kafka") as broker:
         broker.create_topic("web")
         accepted = []
         for round_ in range(3):
@@ -72,7 +72,7 @@ def test_while_the_broker_is_gone_nothing_is_accepted_and_afterwards_all_is(
             accepted.append(f"e{number}")
         return answer
 
-    with kafka_broker(tmp_path / "kafka") as broker:
+    with KafkaBroker(tmp_path / "kafka") as broker:
         broker.create_topic("web")
         with collector(tmp_path, env={"PROFILEHOUSE_LOG": broker.url("web")}) as server:
             assert post(1).status == 202
@@ -98,7 +98,7 @@ def test_while_the_broker_is_gone_nothing_is_accepted_and_afterwards_all_is(
 
 
 def test_two_collectors_share_a_topic(tmp_path: Path) -> None:
-    with kafka_broker(tmp_path / "kafka") as broker:
+    with KafkaBroker(tmp_path / "kafka") as broker:
         broker.create_topic("web")
         on_kafka = {"PROFILEHOUSE_LOG": broker.url("web")}
         with collector(tmp_path, env=on_kafka) as one, collector(tmp_path, env=on_kafka) as other:

@@ -15,7 +15,7 @@ from confluent_kafka.cimpl import NewTopic
 from profilehouse.errors import ProfilehouseError
 from profilehouse.log import Begin, Consumer, Log, Producer, check_topic, open_log
 from profilehouse.settings import Settings
-from services.kafka import KafkaBroker, kafka_broker
+from services.kafka import KafkaBroker
 from services.process import free_port
 from tests.log_cases import (
     SECONDS,
@@ -32,7 +32,7 @@ from tests.log_cases import (
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
-    with kafka_broker(tmp_path_factory.mktemp("kafka")) as running:
+    with KafkaBroker(tmp_path_factory.mktemp("kafka")) as running:
         yield running
 
 
@@ -134,7 +134,7 @@ def test_what_was_acknowledged_survives_kills_of_the_broker(tmp_path: Path) -> N
             for batch in consumer.read(1000, 0.1):
                 seen.setdefault(batch.partition, []).extend(batch.values)
 
-    with kafka_broker(tmp_path) as broker:
+    with KafkaBroker(tmp_path) as broker:
         broker.create_topic("events")
         log = opened(broker, "events")
         with log.producer() as producer, log.consumer(from_start(log)) as consumer:
@@ -165,7 +165,7 @@ def test_a_topic_made_anew_is_another_log(broker: KafkaBroker, topic: str, log: 
     broker.create_topic(topic)
     renewed = opened(broker, topic)
     assert renewed.topic_id != log.topic_id
-    with pytest.raises(ProfilehouseError, match="made anew"):
+    with pytest.raises(ProfilehouseError, match="created anew"):
         check_topic(renewed, log.topic_id, "the store")
 
 

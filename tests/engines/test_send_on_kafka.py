@@ -10,7 +10,7 @@ import pytest
 from profilehouse.dead_letters import letters
 from profilehouse.platform import Platform
 from profilehouse.settings import load_settings
-from services.kafka import kafka_broker
+from services.kafka import KafkaBroker
 from tests.sending import clicks, event, follow, lines, refused, run
 
 
@@ -25,7 +25,7 @@ def test_what_is_sent_and_replayed_over_kafka_counts_once(
         lines(event(1), *bad, bad[1], *(event(n, user_id="v") for n in range(4, 2_000)))
     )
     monkeypatch.chdir(tmp_path)
-    with kafka_broker(tmp_path / "kafka") as broker:
+    with KafkaBroker(tmp_path / "kafka") as broker:
         broker.create_topic("web")
         monkeypatch.setenv("PROFILEHOUSE_LOG", broker.url("web"))
         platform = Platform(load_settings())

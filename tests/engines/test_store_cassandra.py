@@ -10,14 +10,14 @@ import pytest
 from profilehouse.errors import ProfilehouseError
 from profilehouse.profiles.store import open_store
 from profilehouse.profiles.store.cassandra import ROW_LIMIT, Cassandra
-from services.cassandra import CassandraNode, cassandra_node
+from services.cassandra import CassandraNode
 from services.process import HOST, free_port
 from tests.store_cases import FINGERPRINT, RemoteStoreCases
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraNode]:
-    with cassandra_node(tmp_path_factory.mktemp("cassandra")) as running:
+    with CassandraNode(tmp_path_factory.mktemp("cassandra")) as running:
         yield running
 
 

@@ -14,14 +14,14 @@ from boto3.session import Session
 from profilehouse.errors import ProfilehouseError
 from profilehouse.profiles.store import Store, Stored, Write, open_store
 from profilehouse.profiles.store.dynamodb import ROW_LIMIT, DynamoDB
-from services.dynamodb import REGION, DynamoDbLocal, credentials, dynamodb_local
+from services.dynamodb import REGION, DynamoDbLocal, credentials
 from services.process import free_port
 from tests.store_cases import FINGERPRINT, TOPIC, RemoteStoreCases
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DynamoDbLocal]:
-    with dynamodb_local(tmp_path_factory.mktemp("dynamodb")) as running:
+    with DynamoDbLocal(tmp_path_factory.mktemp("dynamodb")) as running:
         yield running
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from services.kafka import KafkaBroker, kafka_broker
+from services.kafka import KafkaBroker
 from tests.torture.naive import Appended, expect
 from tests.torture.records import Record, generate, load, save
 from tests.torture.runner import PARTITIONS, Instance, Place, Plan, run
@@ -28,7 +28,7 @@ SECONDS = 60
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
-    with kafka_broker(tmp_path_factory.mktemp("kafka")) as running:
+    with KafkaBroker(tmp_path_factory.mktemp("kafka")) as running:
         yield running
 
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from services.kafka import kafka_broker
+from services.kafka import KafkaBroker
 from tests.torture.runner import Plan, run
 from tests.torture.stores import STORES, place
 
@@ -36,7 +36,7 @@ def main(stores: tuple[str, ...], events: int, kills: int, seed: int, folder: Pa
     failed = False
     with TemporaryDirectory(prefix="torture-") as scratch:
         root = folder or Path(scratch)
-        with kafka_broker(root / "kafka") as broker:
+        with KafkaBroker(root / "kafka") as broker:
             for store in stores:
                 began = time.monotonic()
                 with place(store, root / store, broker) as where:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from services.cassandra import cassandra_node
-from services.dynamodb import REGION, credentials, dynamodb_local
+from services.cassandra import CassandraNode
+from services.dynamodb import REGION, DynamoDbLocal, credentials
 from services.kafka import KafkaBroker
 from tests.torture.runner import PARTITIONS, Place
 
@@ -22,11 +22,11 @@ def place(store: str, folder: Path, broker: KafkaBroker) -> Iterator[Place]:
     topic = f"{store}-{uuid.uuid4().hex[:8]}"
     broker.create_topic(topic, PARTITIONS)
     if store == "cassandra":
-        with cassandra_node(folder / "server") as node:
+        with CassandraNode(folder / "server") as node:
             node.make_keyspace("torture")
             yield Place(folder, broker, topic, node.url("torture"))
     elif store == "dynamodb":
-        with dynamodb_local(folder / "server") as server:
+        with DynamoDbLocal(folder / "server") as server:
             url = f"dynamodb://{REGION}/torture"
             files = folder / "server" / "database"
             yield Place(folder, broker, topic, url, credentials(server.endpoint), files)

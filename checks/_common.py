@@ -1,12 +1,13 @@
 """What checks share: a result of the engine as Dagster shows it, and the days a check looks at."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import date, timedelta
 
 import dagster as dg
 
 from profilehouse.contracts import Severity
-from profilehouse.quality.result import CheckResult
+from profilehouse.profiles.agreement import Agreement
+from profilehouse.quality.result import CheckResult, sample_of
 from profilehouse.quality.rules import Rule
 from profilehouse.quality.sql import Reference
 
@@ -89,6 +90,22 @@ def reported(key: dg.AssetKey, result: CheckResult) -> dg.AssetCheckResult:
         if result.passed
         else f"{result.observed}. To do: {result.remedy}.",
         metadata=metadata,
+    )
+
+
+def differing_profiles(agreement: Agreement) -> tuple[Mapping[str, str], ...]:
+    """The first users and columns in which store and warehouse differ, the users masked."""
+    return sample_of(
+        (
+            {
+                "user_key": difference.user_key,
+                "column": difference.column,
+                "store": difference.store,
+                "warehouse": difference.warehouse,
+            }
+            for difference in agreement.sample
+        ),
+        ("user_key",),
     )
 
 

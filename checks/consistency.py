@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.warehouse import POOL, TOPICS
-from checks._common import days_looked_at, reported, rule_specs, spec
+from checks._common import days_looked_at, differing_profiles, reported, rule_specs, spec
 from profilehouse.contracts import Contract, contract, contracts_of
 from profilehouse.events.build import EVENT_SOURCES, newest_event_day
 from profilehouse.lake import Lake
@@ -331,17 +331,6 @@ def store_and_warehouse_agree(agreement: Agreement, as_of: date) -> CheckResult:
         total=agreement.users,
         remedy="Materialize warehouse/profile and profiles/profile_store again; if they still"
         " differ, an event was delivered again with another user or time: correct the later file",
-        sample=sample_of(
-            (
-                {
-                    "user_key": difference.user_key,
-                    "column": difference.column,
-                    "store": difference.store,
-                    "warehouse": difference.warehouse,
-                }
-                for difference in agreement.sample
-            ),
-            ("user_key",),
-        ),
+        sample=differing_profiles(agreement),
         numbers={"differing_users": agreement.differing, "users": agreement.users},
     )

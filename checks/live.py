@@ -27,7 +27,7 @@ from assets.live import (
     why_none,
 )
 from assets.warehouse import POOL, table_sql
-from checks._common import reported, spec
+from checks._common import differing_profiles, reported, spec
 from profilehouse.contracts import Severity, contract
 from profilehouse.errors import ProfilehouseError
 from profilehouse.lake import Lake
@@ -37,7 +37,8 @@ from profilehouse.profiles.agreement import Agreement, compare_at_cut
 from profilehouse.profiles.features import load_declaration
 from profilehouse.profiles.store import Cut, Store
 from profilehouse.quality.result import SAMPLE_SIZE, CheckResult, percent, sample_of
-from profilehouse.stream.status import Status, read_statuses, utc_now
+from profilehouse.stream.status import Status, read_statuses
+from profilehouse.times import utc_now
 from profilehouse.warehouse import Warehouse
 from profilehouse.warehouse.ranges import FACT, Range, behind, load_ranges, loaded_ranges
 
@@ -680,18 +681,7 @@ def live_and_warehouse_agree(agreement: Agreement, as_of: date) -> CheckResult:
         total=agreement.users,
         remedy="Materialize profiles/profile_store, which folds it anew from the lake; if they"
         " still differ, look at one of these users' events in the lake and in the facts",
-        sample=sample_of(
-            (
-                {
-                    "user_key": difference.user_key,
-                    "column": difference.column,
-                    "store": difference.store,
-                    "warehouse": difference.warehouse,
-                }
-                for difference in agreement.sample
-            ),
-            ("user_key",),
-        ),
+        sample=differing_profiles(agreement),
         numbers={
             "differing_users": agreement.differing,
             "users": agreement.users,

@@ -4,7 +4,8 @@ import dagster as dg
 
 from assets.live import living, observations, why_none
 from profilehouse.platform import Platform
-from profilehouse.stream.status import read_statuses, utc_now
+from profilehouse.stream.status import read_statuses
+from profilehouse.times import utc_now
 
 EVERY_SECONDS = 60
 

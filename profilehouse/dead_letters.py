@@ -34,6 +34,7 @@ from profilehouse.log import Batch, Log, check_size, key_of
 from profilehouse.profiles.features import LATE_DAYS
 from profilehouse.sources.landing import land
 from profilehouse.sources.repairs import Repair, keep, repaired_letters
+from profilehouse.times import utc_now
 
 if TYPE_CHECKING:
     from profilehouse.platform import Platform
@@ -261,7 +262,7 @@ def _replay_files(
     repairs = [repair for index, repair in enumerate(repairs) if index not in reasons]
     if not repairs:
         return
-    keep(lake, topic, repairs, _now())
+    keep(lake, topic, repairs, utc_now())
     days = {repair.delivered_on for repair in repairs}
     zone = platform.settings.zone
     landed = land(contract(topic), days, platform.sources(), lake, zone)
@@ -304,7 +305,7 @@ def _replay_log(
                 if event.id in old:
                     came.add(event.id)
             producer.flush()
-            keep(lake, WEB, [repairs[index][1] for index in events], _now())
+            keep(lake, WEB, [repairs[index][1] for index in events], utc_now())
 
 
 class _Event(NamedTuple):
@@ -315,7 +316,7 @@ class _Event(NamedTuple):
 
     @property
     def may_be_forgotten(self) -> bool:
-        return self.occurred_at + _REMEMBERED < _now()
+        return self.occurred_at + _REMEMBERED < utc_now()
 
 
 def _decoded(
@@ -383,7 +384,3 @@ def _beyond(log: Log, offsets: dict[int, int]) -> Iterator[Batch]:
             for batch in batches:
                 read[batch.partition] = batch.next_offset
                 yield batch
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)

@@ -6,6 +6,7 @@ Belongs here: opening a place to list and read files in. Does not belong here: w
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,3 +36,12 @@ def open_folder(url: str, session: Session | None = None) -> tuple[fs.FileSystem
     if not folder.is_dir():
         raise ProfilehouseError(f"{folder}: no such folder; create it or correct the setting")
     return fs.LocalFileSystem(), str(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names of new files in a local folder survive a crash of the machine."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -242,7 +242,7 @@ class LogCases:
 
     def test_positions_in_another_log_are_refused(self, log: Log) -> None:
         check_topic(log, log.topic_id, "the store")
-        with pytest.raises(ProfilehouseError, match=r"the store: .* made anew; .* rebuild"):
+        with pytest.raises(ProfilehouseError, match=r"the store: .* created anew; .* rebuild"):
             check_topic(log, "another", "the store")
 
     def test_batches_of_a_partition_follow_each_other(self, log: Log) -> None:

@@ -20,7 +20,7 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.update.snapshot import _SnapshotProducer
 
-from profilehouse.errors import ProfilehouseError, StaleWriter
+from profilehouse.errors import ForeignTopic, ProfilehouseError, StaleWriter
 from profilehouse.lake.commit import commit, pause, remove, write
 from profilehouse.lake.layout import OFFSET, PARTITION, TOPIC_ID
 from profilehouse.lake.upkeep import thin
@@ -153,16 +153,21 @@ class _Addition:
         return [addition]
 
 
+def check_topic(holder: str, stored: Positions, topic_id: str) -> None:
+    """Refuse a log whose offsets are not those that a table's positions count.
+
+    Raises:
+        ForeignTopic: if the topic ids differ.
+    """
+    if stored.topic_id not in (None, topic_id):
+        raise ForeignTopic(holder, stored.topic_id, topic_id, "PROFILEHOUSE_LAKE to an empty lake")
+
+
 def _compare(
     table: Table, topic_id: str, before: Mapping[int, int], after: Mapping[int, int]
 ) -> None:
     stored = positions(table)
-    if stored.topic_id not in (None, topic_id):
-        raise ProfilehouseError(
-            f"{_named(table)}: it holds positions in the topic with id {stored.topic_id}, the log's"
-            f" topic has id {topic_id}: it was created anew; point PROFILEHOUSE_LOG to the old one,"
-            " or PROFILEHOUSE_LAKE to an empty lake"
-        )
+    check_topic(_named(table), stored, topic_id)
     for partition in after:
         found, expected = stored.offsets.get(partition), before.get(partition)
         if found != expected:

@@ -13,12 +13,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
 
-from profilehouse.errors import ProfilehouseError
+from profilehouse.errors import ForeignTopic, ProfilehouseError
 
 if TYPE_CHECKING:
     from profilehouse.settings import Settings
@@ -62,12 +61,7 @@ class Closing(Protocol):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -220,10 +214,7 @@ def check_topic(log: Log, stored: str, holder: str) -> None:
         ProfilehouseError: if the ids differ.
     """
     if stored != log.topic_id:
-        raise ProfilehouseError(
-            f"{holder}: its positions are of the log {stored}, but the log is now {log.topic_id}:"
-            " it was made anew; point PROFILEHOUSE_LOG at the old one, or rebuild from the lake"
-        )
+        raise ForeignTopic(holder, stored, log.topic_id, "rebuild from the lake")
 
 
 def check_begin(where: str, partition: int, begin: int, first: int, end: int) -> None:

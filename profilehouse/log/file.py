@@ -33,6 +33,7 @@ import msgspec
 from profilehouse.errors import ProfilehouseError
 from profilehouse.log import Batch, Begin, Closing, check_begin, check_size, partition_of
 from profilehouse.log.frames import HEAD, Block, decode, decode_head, encode
+from profilehouse.storage import sync_folder
 
 PARTITIONS = 4
 """Of a log that is made; enough to keep the cores of one machine busy."""
@@ -410,7 +411,7 @@ class _Tail:
         path = _segment(self._folder, self._next)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
         self._file = os.open(path, flags, _PRIVATE_FILE)
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
 
     def _blocks(self) -> Iterator[Block]:
         """The whole blocks that follow each other from the start of the file."""
@@ -518,7 +519,7 @@ def _open_or_make(folder: Path, partitions: int) -> _About:
         raise ProfilehouseError(f"{path}: format {about.format} is not one this version reads")
     for partition in range(about.partitions):
         (folder / f"partition-{partition}").mkdir(mode=_PRIVATE_FOLDER, exist_ok=True)
-    _sync_folder(folder)
+    sync_folder(folder)
     return about
 
 
@@ -564,11 +565,3 @@ def _write_all(file: int, data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(file, left) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
@@ -22,6 +22,7 @@ from profilehouse.errors import ProfilehouseError
 from profilehouse.lake import Lake
 from profilehouse.sources.deliveries import Folder, close_of, fingerprint, lines_of
 from profilehouse.sources.repairs import digest, repaired_at, repairs_of, with_repairs
+from profilehouse.times import utc_now
 
 ENVELOPE = ("delivered_on", "line", "received_at")
 """What stays of a landed row beside its record's own columns."""
@@ -138,7 +139,7 @@ def unlanded_days(source: Contract, folder: Folder, lake: Lake, zone: ZoneInfo) 
 
 def delivery_rows(topic: str, rows: list[dict[str, object]]) -> pa.Table:
     """Rows of the lake's `deliveries`, landed now."""
-    landed_at = datetime.now(UTC).replace(tzinfo=None)
+    landed_at = utc_now()
     return pa.Table.from_pylist(
         [{"topic": topic, "landed_at": landed_at, **row} for row in rows],
         schema=contract("deliveries").arrow_schema,

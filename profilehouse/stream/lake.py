@@ -12,9 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profilehouse.errors import ProfilehouseError
 from profilehouse.events.web import DEAD_LETTERS, EVENTS
 from profilehouse.lake import Lake
+from profilehouse.lake.appending import check_topic
 from profilehouse.stream.profiles import Part
 
 EVENTS_PER_COMMIT = 250_000
@@ -55,15 +55,16 @@ class LakeSink:
         self._closed = self._hurried = False
         self._changed = threading.Condition()
         for table in TABLES:
-            check_topic(lake, table, topic_id)
+            check_topic(f"lake table {table}", lake.positions(table), topic_id)
         self._thread = threading.Thread(target=self._run, name="lake sink", daemon=True)
         self._thread.start()
 
     def begin(self, partitions: Collection[int]) -> dict[int, int | None]:
         """Take over partitions: the offset each is to be read from, None for its beginning."""
         for table in TABLES:
-            check_topic(self._lake, table, self._topic_id)
-            offsets = self._lake.positions(table).offsets
+            held = self._lake.positions(table)
+            check_topic(f"lake table {table}", held, self._topic_id)
+            offsets = held.offsets
             with self._changed:
                 for partition in partitions:
                     self._stored[table].pop(partition, None)
@@ -155,21 +156,6 @@ class LakeSink:
         self._lake.append(table, rows, topic_id=self._topic_id, before=before, after=after)
         with self._changed:
             self._stored[table] |= after
-
-
-def check_topic(lake: Lake, table: str, topic_id: str) -> None:
-    """Refuse a log whose offsets are not those that a table's positions count.
-
-    Raises:
-        ProfilehouseError: if the topic ids differ.
-    """
-    stored = lake.positions(table).topic_id
-    if stored not in (None, topic_id):
-        raise ProfilehouseError(
-            f"lake table {table} holds positions in the topic with id {stored}, the log's topic has"
-            f" id {topic_id}: it was created anew; point PROFILEHOUSE_LOG to the old one, or the"
-            " lake to another place"
-        )
 
 
 def _records(part: Part) -> int:

@@ -33,7 +33,8 @@ from profilehouse.stream.lake import BUFFERED, LakeSink
 from profilehouse.stream.meter import Meter
 from profilehouse.stream.pace import Pace
 from profilehouse.stream.profiles import Counts, Part, ProfileSink, create_if_missing
-from profilehouse.stream.status import State, Status, remove_old, utc_now, write_status
+from profilehouse.stream.status import State, Status, remove_old, write_status
+from profilehouse.times import utc_now
 
 if TYPE_CHECKING:
     from profilehouse.platform import Platform

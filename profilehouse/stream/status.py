@@ -5,8 +5,7 @@ Belongs here: the status and its files. Does not belong here: Dagster, which rea
 
 from __future__ import annotations
 
-import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +14,7 @@ import msgspec
 from profilehouse.errors import ProfilehouseError
 from profilehouse.settings import Settings
 from profilehouse.storage import open_folder
+from profilehouse.times import utc_now
 
 if TYPE_CHECKING:
     from boto3.session import Session
@@ -148,8 +148,3 @@ def remove_old(settings: Settings, session: Session | None = None) -> None:
         if status.written_at < before:
             files, folder = open_folder(settings.status, session)
             files.delete_file(f"{folder}/{status.instance}.json")
-
-
-def utc_now() -> datetime:
-    """Now, UTC, naive."""
-    return datetime.fromtimestamp(time.time(), UTC).replace(tzinfo=None)

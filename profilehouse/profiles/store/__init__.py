@@ -11,13 +11,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 from urllib.parse import urlsplit
 
 import msgspec
 
-from profilehouse.errors import ProfilehouseError
+from profilehouse.errors import ForeignTopic, ProfilehouseError
 
 if TYPE_CHECKING:
     from boto3.session import Session
@@ -155,12 +154,7 @@ class Store(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
     def close(self) -> None:
         """Let go of the generation and of connections; the next call opens them anew."""
@@ -356,8 +350,4 @@ def check_topic(where: str, stored: str | None, topic_id: str) -> None:
         ProfilehouseError: if the topic ids differ.
     """
     if stored not in (None, topic_id):
-        raise ProfilehouseError(
-            f"{where}: the profiles hold positions in the topic with id {stored}, the log's topic"
-            f" has id {topic_id}: it was created anew; point PROFILEHOUSE_LOG to the old one, or"
-            " rebuild the profiles from the lake"
-        )
+        raise ForeignTopic(where, stored, topic_id, "rebuild the profiles from the lake")

@@ -26,6 +26,7 @@ lint: $(READY) ## Style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@! command -v cargo-fmt >/dev/null || cargo fmt --manifest-path native/Cargo.toml --check
 
 bench: $(READY) ## Measure the batch path; prints a table and writes JSON
 	@$(BIN)/python -m benchmarks.batch
@@ -39,11 +40,16 @@ clean: ## Remove the environment and all caches; data/ stays
 
 test lint: export DAGSTER_DISABLE_TELEMETRY = 1
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt native/Cargo.toml $(wildcard native/src/*.rs)
 	@test -n "$(PYTHON)" || { \
 		echo "Python 3.11 or newer is needed and was not found: install it, or say make PYTHON=/path/to/python" >&2; \
 		exit 1; }
 	@echo "Building .venv with $(PYTHON): about 190 packages, a few minutes"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@if command -v cargo >/dev/null; then \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check ./native; \
+	else \
+		echo "No Rust toolchain (cargo): live events are decoded and folded by Python alone, at half the speed"; \
+	fi
 	@touch $@

@@ -19,7 +19,7 @@ from profilehouse.quality.rules import python_pattern
 
 FIRST_YEAR, LAST_YEAR = 1900, 2199
 """Years of dates and times; others are mistakes, and some engines cannot compute with them."""
-_INT64 = (-(2**63), 2**63 - 1)
+INT64 = (-(2**63), 2**63 - 1)
 _PYTHON_TYPES: dict[str, Any] = {
     "string": str,
     "boolean": bool,
@@ -122,8 +122,8 @@ def _field_type(column: Column) -> Any:
     if column.type == "timestamp":
         return Annotated[dt.datetime, msgspec.Meta(tz=True)]
     if column.type == "integer":
-        low = _INT64[0] if column.minimum is None else int(column.minimum)
-        high = _INT64[1] if column.maximum is None else int(column.maximum)
+        low = INT64[0] if column.minimum is None else int(column.minimum)
+        high = INT64[1] if column.maximum is None else int(column.maximum)
         return Annotated[int, msgspec.Meta(ge=low, le=high)]
     if column.type == "number":
         return Annotated[float, msgspec.Meta(ge=column.minimum, le=column.maximum)]

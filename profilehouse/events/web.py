@@ -6,20 +6,28 @@ not belong here: who an event is about (profiles/identity.py) or what is done wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from importlib.util import find_spec
+from itertools import repeat
 from operator import attrgetter
+from types import ModuleType
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from profilehouse.contracts import contract
 from profilehouse.decode import FIRST_YEAR, LAST_YEAR, record_type
 from profilehouse.log import Batch
+
+plain: ModuleType | None = None
+if find_spec("profilehouse_native"):
+    from profilehouse.events import plain
 
 EVENTS, DEAD_LETTERS = "web_events", "web_dead_letters"
 """The lake's tables of what this module makes."""
@@ -52,27 +60,16 @@ def decode(batch: Batch, topic_id: str) -> Decoded:
         batch: of one partition.
         topic_id: of the log.
     """
-    decoder = _decoder()
-    good: list[Any] = []
-    places: list[int] = []
-    dead: list[int] = []
-    reasons: list[str] = []
-    for place, value in enumerate(batch.values):
-        try:
-            record = decoder.decode(value)
-            reason = _refusal(record)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            reason = str(error)
-        if reason:
-            dead.append(place)
-            reasons.append(reason)
-        else:
-            good.append(record)
-            places.append(place)
-    return Decoded(
-        _events(good, places, batch, topic_id),
-        _dead_letters(dead, reasons, batch, topic_id),
-    )
+    places, columns = plain.decode(batch.values) if plain else ([], _columns([]))
+    events = _events(columns, places, batch, topic_id)
+    reasons: dict[int, str] = {}
+    if len(places) < len(batch.values):
+        records, reasons = _judged(batch.values, places)
+        if records:
+            others = _events(_columns(records.values()), list(records), batch, topic_id)
+            in_order = np.argsort([*places, *records])
+            events = pa.concat_tables([events, others]).take(pa.array(in_order))
+    return Decoded(events, _dead_letters(reasons, batch, topic_id))
 
 
 def empty() -> Decoded:
@@ -86,15 +83,38 @@ def _decoder() -> msgspec.json.Decoder[Any]:
 
 
 @cache
-def _fields() -> tuple[tuple[str, ...], attrgetter[tuple[Any, ...]]]:
-    """The names of a record's fields, and their values of one record."""
-    names = tuple(column.name for column in contract("web").columns)
-    return names, attrgetter(*names)
+def _fields() -> tuple[dict[str, pa.DataType], attrgetter[tuple[Any, ...]]]:
+    """The types that a record's fields are read as, and their values of one record."""
+    types = {
+        column.name: _AWARE if column.type == "timestamp" else column.arrow_type
+        for column in contract("web").columns
+    }
+    return types, attrgetter(*types)
 
 
 @cache
 def _schema(table: str) -> pa.Schema:
     return contract(table).arrow_schema
+
+
+def _judged(
+    values: Sequence[bytes], plain_ones: list[int]
+) -> tuple[dict[int, Any], dict[int, str]]:
+    """Of the records that are not plain: the good ones, and why others are none, by place."""
+    decoder = _decoder()
+    good: dict[int, Any] = {}
+    reasons: dict[int, str] = {}
+    for place in sorted(set(range(len(values))).difference(plain_ones)):
+        try:
+            record = decoder.decode(values[place])
+            reason = _refusal(record)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            reason = str(error)
+        if reason:
+            reasons[place] = reason
+        else:
+            good[place] = record
+    return good, reasons
 
 
 def _refusal(record: Any) -> str | None:
@@ -110,43 +130,65 @@ def _refusal(record: Any) -> str | None:
         if not text.startswith("{") and text != "null":
             return "Expected `object | null` - at `$.properties`"
         record.properties = None if text == "null" else text
-    if record.event_type == "purchase" and record.order_id and record.content_id:
-        record.event_id = f"purchases/{record.order_id}/{record.content_id}"
     return None
 
 
-def _events(records: list[Any], places: list[int], batch: Batch, topic_id: str) -> pa.Table:
-    schema = _schema(EVENTS)
-    default_version = contract("web").version
-    names, fields = _fields()
-    columns: dict[str, Any] = dict.fromkeys(names, ())
-    columns |= zip(names, zip(*map(fields, records), strict=True), strict=False)
-    versions = pa.array(columns["contract_version"], pa.string())
-    columns["contract_version"] = pc.fill_null(versions, default_version)
-    columns["occurred_at"] = pa.array(columns["occurred_at"], _AWARE).cast(_TIME)
-    logged = pa.array(_taken(batch.received_at, places), pa.int64()).cast(_TIME)
-    stamped = pa.array(columns["received_at"], _AWARE).cast(_TIME)
-    columns["received_at"] = received = pc.coalesce(stamped, logged)
-    columns |= _position(batch, places, topic_id, received)
-    return pa.table([_column(columns[f.name], f.type) for f in schema], schema=schema)
-
-
-def _dead_letters(places: list[int], reasons: list[str], batch: Batch, topic_id: str) -> pa.Table:
-    schema = _schema(DEAD_LETTERS)
-    received = pa.array(_taken(batch.received_at, places), pa.int64()).cast(_TIME)
-    columns = {
-        "received_at": received,
-        "reason": reasons,
-        "contract_version": [contract("web").version] * len(places),
-        "record": _taken(batch.values, places),
-        **_position(batch, places, topic_id, received),
+def _columns(records: Collection[Any]) -> dict[str, pa.Array]:
+    types, fields = _fields()
+    values = zip(*map(fields, records), strict=True) if records else repeat(())
+    return {
+        name: pa.array(column, type_)
+        for (name, type_), column in zip(types.items(), values, strict=False)
     }
-    return pa.table([_column(columns[f.name], f.type) for f in schema], schema=schema)
+
+
+def _events(
+    columns: Mapping[str, pa.Array], places: list[int], batch: Batch, topic_id: str
+) -> pa.Table:
+    """Good records as rows of lake/web_events."""
+    logged = pa.array(_taken(batch.received_at, places), pa.int64()).cast(_TIME)
+    received = pc.coalesce(columns["received_at"].cast(_TIME), logged)
+    return _table(
+        EVENTS,
+        {
+            **columns,
+            "event_id": _event_ids(columns),
+            "occurred_at": columns["occurred_at"].cast(_TIME),
+            "contract_version": pc.fill_null(columns["contract_version"], contract("web").version),
+            **_position(batch, places, topic_id, received),
+        },
+    )
+
+
+def _event_ids(columns: Mapping[str, pa.Array]) -> pa.Array:
+    """As sent; of purchases with order_id and content_id the one of the shop's own deliveries."""
+    order, content = columns["order_id"], columns["content_id"]
+    known = pc.and_(order.is_valid(), content.is_valid())
+    return pc.if_else(
+        pc.and_(pc.equal(columns["event_type"], "purchase"), known),
+        pc.binary_join_element_wise("purchases", order, content, "/"),
+        columns["event_id"],
+    )
+
+
+def _dead_letters(reasons: Mapping[int, str], batch: Batch, topic_id: str) -> pa.Table:
+    places = list(reasons)
+    received = pa.array(_taken(batch.received_at, places), pa.int64()).cast(_TIME)
+    return _table(
+        DEAD_LETTERS,
+        {
+            "reason": list(reasons.values()),
+            "contract_version": pa.repeat(contract("web").version, len(places)),
+            "record": _taken(batch.values, places),
+            **_position(batch, places, topic_id, received),
+        },
+    )
 
 
 def _position(batch: Batch, places: list[int], topic_id: str, received: pa.Array) -> dict[str, Any]:
     count = len(places)
     return {
+        "received_at": received,
         "topic_id": pa.repeat(topic_id, count),
         "log_partition": pa.repeat(pa.scalar(batch.partition, pa.int64()), count),
         "log_offset": _taken(batch.offsets, places),
@@ -154,8 +196,12 @@ def _position(batch: Batch, places: list[int], topic_id: str, received: pa.Array
     }
 
 
-def _column(values: Any, type_: pa.DataType) -> pa.Array:
-    return values if isinstance(values, pa.Array) else pa.array(values, type_)
+def _table(name: str, columns: Mapping[str, Any]) -> pa.Table:
+    schema = _schema(name)
+    values = ((columns[field.name], field.type) for field in schema)
+    return pa.table(
+        [v if isinstance(v, pa.Array) else pa.array(v, type_) for v, type_ in values], schema=schema
+    )
 
 
 def _taken(values: Sequence[Any], places: list[int]) -> Sequence[Any]:

@@ -91,8 +91,8 @@ class Row(msgspec.Struct, array_like=True):
 
 def absorb(
     rows: dict[str, Row], events: pa.Table | pa.RecordBatch, declaration: Declaration
-) -> None:
-    """Fold a batch of events into the rows of their users, in place.
+) -> list[str]:
+    """Fold a batch of events into the rows of their users, in place; the users, each once.
 
     Args:
         rows: the present rows by user_id, of the batch's users at least; rows of users who had none
@@ -123,6 +123,7 @@ def absorb(
         _forget_ids(row)
         if row.last_seen // DAY > newest_day:
             _forget_days(row, spans)
+    return list(ages)
 
 
 def merge(one: Row, other: Row, declaration: Declaration) -> Row:

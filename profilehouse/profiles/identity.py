@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -133,7 +134,28 @@ def key_of(subject: str) -> str:
     return subject.rpartition(MARK)[0] if subject.startswith(MARK) else subject
 
 
-def absorb(entries: dict[str, Entry], subjects: Subjects, declaration: Declaration) -> set[str]:
+class Folding(Protocol):
+    """What folds: fold.py, or its compiled twin with rows of its own kind."""
+
+    def absorb(self, rows: dict[str, Any], events: pa.Table, declaration: Declaration) -> list[str]:
+        """See fold.absorb."""
+        ...
+
+    def encode(self, row: Any) -> bytes:
+        """See fold.encode."""
+        ...
+
+    def decode(self, data: bytes) -> Any:
+        """See fold.decode."""
+        ...
+
+
+def absorb(
+    entries: dict[str, Entry],
+    subjects: Subjects,
+    declaration: Declaration,
+    folding: Folding = fold,
+) -> set[str]:
     """Fold a batch's events and logins into the entries, in place.
 
     Args:
@@ -141,20 +163,24 @@ def absorb(entries: dict[str, Entry], subjects: Subjects, declaration: Declarati
             any; new ones are added.
         subjects: of the batch.
         declaration: what to keep.
+        folding: what the entries' rows belong to.
 
     Returns:
         The keys whose entry changed.
     """
-    named = set(subjects.events["user_id"].to_pylist())
-    rows: dict[str, Row] = {}
-    for subject in named:
+    named = subjects.events["user_id"].unique().to_pylist()
+    visits = [subject for subject in named if subject.startswith(MARK)]
+    rows: dict[str, Any] = {user: entries[user] for user in named if user in entries}
+    for subject in visits:
         row = _row(entries.get(key_of(subject)), subject)
         if row is not None:
             rows[subject] = row
-    fold.absorb(rows, subjects.events, declaration)
-    for subject in named:
-        _place(entries, subject, rows[subject])
-    changed = {key_of(subject) for subject in named}
+    changed = set(folding.absorb(rows, subjects.events, declaration))
+    for subject in visits:
+        _place(entries, subject, rows.pop(subject))
+    changed.difference_update(visits)
+    changed.update(map(key_of, visits))
+    entries |= rows
     for login in subjects.logins:
         changed |= _tie(entries, login)
     return changed
@@ -201,30 +227,33 @@ def unowned(visitor: Visitor, declaration: Declaration) -> Row | None:
     return found
 
 
-def encode(entry: Entry) -> bytes:
+def encode(entry: Entry, folding: Folding = fold) -> bytes:
     """An entry as bytes."""
-    if isinstance(entry, Row):
-        return fold.encode(entry)
+    if not isinstance(entry, Visitor):
+        return folding.encode(entry)
     parts = [
-        (session, part.owner, part.row and fold.encode(part.row))
+        (session, part.owner, part.row and folding.encode(part.row))
         for session, part in entry.parts.items()
     ]
     return _ENCODER.encode(parts)
 
 
-def decode_visitor(data: bytes) -> Visitor:
+def decode_visitor(data: bytes, folding: Folding = fold) -> Visitor:
     """The visitor that `encode` wrote."""
     return Visitor(
         {
-            session: Part(owner, None if row is None else fold.decode(row))
+            session: Part(owner, None if row is None else folding.decode(row))
             for session, owner, row in _PARTS.decode(data)
         }
     )
 
 
-def decode(key: str, data: bytes) -> Entry:
+def decode(key: str, data: bytes, folding: Folding = fold) -> Entry:
     """The entry that `encode` wrote and a store held under the key."""
-    return decode_visitor(data) if key.startswith(MARK) else fold.decode(data)
+    if key.startswith(MARK):
+        return decode_visitor(data, folding)
+    row: Row = folding.decode(data)
+    return row
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -258,7 +287,7 @@ def _tie(entries: dict[str, Entry], login: Login) -> set[str]:
     changed: set[str] = set()
     user = entries.get(login.user_id)
     link = (login.anonymous_id, login.session_id)
-    if isinstance(user, Row) and link not in user.links:
+    if user is not None and not isinstance(user, Visitor) and link not in user.links:
         user.links = sorted([*user.links, link])
         changed.add(login.user_id)
     key = visitor_key(login.anonymous_id)

@@ -6,20 +6,26 @@ identity (profiles/), or when to read the log (process.py).
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from importlib.util import find_spec
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from profilehouse.errors import StaleWriter
 from profilehouse.events.web import Decoded
-from profilehouse.profiles import identity
+from profilehouse.profiles import fold, identity
 from profilehouse.profiles.features import Declaration
-from profilehouse.profiles.identity import Entry, Subjects
+from profilehouse.profiles.identity import Entry, Folding, Subjects
 from profilehouse.profiles.store import Meta, Positions, Store, Stored, Write
+
+folding: Folding = fold
+if find_spec("profilehouse_native"):
+    from profilehouse.profiles import compiled
+
+    folding = compiled
 
 CACHED = 50_000
 """Entries kept in memory at least, of those used last; at most twice as many."""
@@ -123,27 +129,16 @@ class ProfileSink:
     def _commit(
         self, batch: Subjects, places: pa.Table, before: Positions, after: Positions
     ) -> None:
-        keys = [identity.key_of(subject) for subject in batch.events["user_id"].to_pylist()]
-        partitions = places["log_partition"].to_pylist()
-        held = self._held({*keys, *(identity.visitor_key(x.anonymous_id) for x in batch.logins)})
+        ends = _ends(batch, places, after)
+        held = self._held(ends)
         stored_in = {key: stored.positions for key, (stored, _) in held.items() if stored.positions}
         if stored_in:
-            offsets = places["log_offset"].to_pylist()
-            batch = batch.where(
-                [
-                    offset >= stored_in.get(key, {}).get(partition, 0)
-                    for key, partition, offset in zip(keys, partitions, offsets, strict=True)
-                ]
-            )
+            batch = batch.where(_new(batch, places, stored_in))
         entries = {key: entry for key, (_, entry) in held.items() if entry is not None}
-        changed = identity.absorb(entries, batch, self._declaration)
-        ends: dict[str, dict[int, int]] = defaultdict(dict)
-        for key, partition in set(zip(keys, partitions, strict=True)):
-            ends[key][partition] = after[partition]
-        for login in batch.logins:
-            ends[identity.visitor_key(login.anonymous_id)] |= ends[login.user_id]
+        changed = identity.absorb(entries, batch, self._declaration, folding)
         writes = [
-            Write(key, held[key][0], identity.encode(entries[key]), ends[key]) for key in changed
+            Write(key, held[key][0], identity.encode(entries[key], folding), ends[key])
+            for key in changed
         ]
         for write, stored in zip(writes, self._store.commit(writes, before, after), strict=True):
             if stored.oversized:
@@ -155,9 +150,37 @@ class ProfileSink:
     def _held(self, keys: Collection[str]) -> dict[str, Held]:
         held = {key: found for key in keys if (found := self._cache.get(key)) is not None}
         for key, stored in self._store.read([key for key in keys if key not in held]).items():
-            entry = None if stored.row is None else identity.decode(key, stored.row)
+            entry = None if stored.row is None else identity.decode(key, stored.row, folding)
             held[key] = (stored, entry)
         return held
+
+
+def _ends(batch: Subjects, places: pa.Table, after: Positions) -> dict[str, Positions]:
+    """The keys that a batch is about, and for each `after` of the partitions it has events in."""
+    ends: dict[str, Positions] = {}
+    for partition, end in after.items():
+        within = pc.equal(places["log_partition"], partition)
+        subjects = batch.events["user_id"].filter(within).unique().to_pylist()
+        alone = {partition: end}
+        for key in map(identity.key_of, subjects):
+            ends[key] = {**ends[key], **alone} if key in ends else alone
+    for login in batch.logins:
+        key = identity.visitor_key(login.anonymous_id)
+        ends[key] = {**ends.get(key, {}), **ends[login.user_id]}
+    return ends
+
+
+def _new(batch: Subjects, places: pa.Table, stored_in: Mapping[str, Positions]) -> Sequence[bool]:
+    """Which events are not in the rows of their keys."""
+    return [
+        offset >= stored_in.get(identity.key_of(subject), {}).get(partition, 0)
+        for subject, partition, offset in zip(
+            batch.events["user_id"].to_pylist(),
+            places["log_partition"].to_pylist(),
+            places["log_offset"].to_pylist(),
+            strict=True,
+        )
+    ]
 
 
 class _Cache:

@@ -25,6 +25,7 @@ from profilehouse.profiles.fold import (
 
 START = datetime(2026, 1, 10)
 WEEK = timedelta(days=7)
+NOT_BUILT = "native/ is not installed: it wants a Rust toolchain"
 SECOND = timedelta(seconds=1)
 MICROSECOND = timedelta(microseconds=1)
 
@@ -207,6 +208,42 @@ def test_folding_many_events_at_once_gives_the_same_rows_as_one_by_one(
         at_once |= bulk.apply(at_once, table(part), DECLARATION)
 
     assert at_once == folded(received)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), received=deliveries())
+def test_the_compiled_fold_gives_the_same_rows(data: st.DataObject, received: list[Event]) -> None:
+    compiled = pytest.importorskip("profilehouse.profiles.compiled", reason=NOT_BUILT)
+    renamed = {e["event_id"]: data.draw(st.text(max_size=300)) for e in received}
+    received = [e | {"event_id": renamed[e["event_id"]]} for e in received]
+    ours: dict[str, Any] = {}
+    for part in split(data.draw, received):
+        ours = {user: compiled.decode(compiled.encode(row)) for user, row in ours.items()}
+        users = compiled.absorb(ours, table(part), DECLARATION)
+        assert sorted(users) == sorted({e["user_id"] for e in part if counts(e)})
+
+    assert {user: decode(compiled.encode(row)) for user, row in ours.items()} == folded(received)
+
+
+def counts(event: Event) -> bool:
+    return bool(event["received_at"] - event["occurred_at"] <= WEEK)
+
+
+def test_the_compiled_fold_takes_over_any_row_and_refuses_what_is_none() -> None:
+    compiled = pytest.importorskip("profilehouse.profiles.compiled", reason=NOT_BUILT)
+    numbers = [0, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, 2**63 - 1]
+    numbers += [-1, -32, -33, -128, -129, -32_768, -32_769, -(2**31), -(2**31) - 1, -(2**63)]
+    row = row_of([event(1)])
+    row.totals = numbers
+    row.tiles[0] = {"": {n: n for n in sorted(numbers)}, "ä" * 300: {1: 1}, "x" * 70_000: {1: 1}}
+    row.lists[0] = [(n, "i" * n, "v") for n in (1, 31, 32, 255, 256)]
+    row.seen_ids = {2**64 - 1: 1, **{n: n for n in range(70_000)}}
+    row.links = [("browser", f"s{n}") for n in range(20)]
+
+    assert decode(compiled.encode(compiled.decode(encode(row)))) == row
+    for broken in (b"", b"\x90", encode(row)[:-1], b"\x98" + b"\xa1x" * 8):
+        with pytest.raises(ValueError, match="not an encoded row"):
+            compiled.decode(broken)
 
 
 @settings(max_examples=25, deadline=None)

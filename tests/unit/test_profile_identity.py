@@ -4,6 +4,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -142,6 +143,23 @@ def visits(draw: st.DrawFn) -> list[Event]:
             )
         )
     return events
+
+
+@settings(max_examples=100, deadline=None)
+@given(events=visits())
+def test_entries_of_compiled_rows_are_the_same(events: list[Event]) -> None:
+    compiled = pytest.importorskip(
+        "profilehouse.profiles.compiled", reason="native/ is not installed: it wants Rust"
+    )
+    entries: dict[str, Any] = {}
+    for batch in (events[::2], events[1::2]):
+        identity.absorb(entries, identity.subjects(table(batch)), DECLARATION, compiled)
+        stored = {key: identity.encode(entry, compiled) for key, entry in entries.items()}
+        entries = {key: identity.decode(key, data, compiled) for key, data in stored.items()}
+
+    assert {key: identity.decode(key, data) for key, data in stored.items()} == absorbed(
+        events[::2], events[1::2]
+    )
 
 
 @settings(max_examples=150, deadline=None)

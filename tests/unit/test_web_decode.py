@@ -8,11 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from profilehouse.contracts import contract
+from profilehouse.events import web
 from profilehouse.events.web import decode
 from profilehouse.log import Batch
 
 TAKEN = 1_780_000_000_000_000
 """2026-05-28 20:26:40 UTC."""
+
+
+@pytest.fixture(params=["as installed", "in Python alone"], autouse=True)
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "in Python alone":
+        monkeypatch.setattr(web, "plain", None)
 
 
 def record(**given: Any) -> bytes:
@@ -105,6 +113,10 @@ def test_each_bad_record_is_kept_with_its_bytes_position_and_reason_and_stops_no
     ("fields", "reason"),
     [
         ({"event_type": "like"}, "Invalid enum value 'like' - at `$.event_type`"),
+        (
+            {"value_cents": 10**12 + 1},
+            "Expected `int` <= 1000000000000 - at `$.value_cents`",
+        ),
         ({"consent": ...}, "Object missing required field `consent`"),
         ({"consent": "yes"}, "Expected `bool`, got `str` - at `$.consent`"),
         ({"colour": "red"}, "Object contains unknown field `colour`"),
@@ -159,3 +171,108 @@ def test_every_record_comes_out_once_whatever_its_bytes(values: list[bytes]) -> 
     assert decoded.dead["record"].to_pylist() == [
         values[offset - 7] for offset in decoded.dead["log_offset"].to_pylist()
     ]
+
+
+def spaced(draw: st.DrawFn, text: str) -> str:
+    return draw(st.sampled_from(["", "", "", " ", "\n\t"])) + text
+
+
+times = st.one_of(
+    st.datetimes(datetime(1890, 1, 1), datetime(2210, 1, 1)).flatmap(
+        lambda moment: st.sampled_from(["Z", "+02:00", "-23:59", "+00:60", "z", ""]).map(
+            lambda zone: f'"{moment.isoformat()}{zone}"'
+        )
+    ),
+    st.sampled_from(
+        [
+            '"2026-02-29T00:00:00Z"',
+            '"2024-02-29T23:59:59.1Z"',
+            '"2024-02-29T23:59:60Z"',
+            '"2026-11-31T00:00:00Z"',
+            '"2026-11-23T24:00:00Z"',
+            '"2026-11-23t08:30:00Z"',
+            '"2026-11-23 08:30:00Z"',
+            '"2026-11-23T08:30:00.1234567Z"',
+            '"2026-11-23T08:30:00.Z"',
+            '"2026-11-23T08:30Z"',
+            '"1900-01-01T00:30:00+01:00"',
+            '"2199-12-31T23:30:00-01:00"',
+            "1700000000",
+        ]
+    ),
+)
+values = st.one_of(
+    times,
+    st.sampled_from(["null", "true", "false", "{}", "[]", '""', '"\\u0041"', '"a/b"', '"\\/"']),
+    st.sampled_from(["0", "-0", "007", "1.0", "1e3", str(2**63 - 1), str(2**63), "-", "+1"]),
+    st.integers(-(2**63) - 2, 2**63 + 2).map(str),
+    st.text(max_size=6).map(lambda text: msgspec.json.encode(text).decode()),
+    st.integers(195, 205).map(lambda n: f'"{"x" * n}"'),
+    st.integers(195, 205).map(lambda n: f'"{"ä" * n}"'),
+    st.recursive(
+        st.sampled_from(["1", "-1.5e+3", "01", "1.", "tru", "null", '"x"', '"\t"', '"\\q"']),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            .map(lambda some: st.sampled_from([f"[{','.join(some)}]", f'{{"k":{",".join(some)}}}']))
+            .flatmap(lambda chosen: chosen)
+        ),
+        max_leaves=6,
+    ).map(lambda inner: f'{{"p": {inner} }}'),
+)
+fields = {
+    "event_id": '"e1"',
+    "event_type": '"purchase"',
+    "user_id": '"u1"',
+    "content_id": '"c1"',
+    "order_id": '"o1"',
+    "occurred_at": '"2026-11-23T08:30:00Z"',
+    "consent": "true",
+}
+names = st.sampled_from([column.name for column in contract("web").columns])
+
+
+@st.composite
+def near_records(draw: st.DrawFn) -> bytes:
+    """A record in which some things are as senders should not have them."""
+    given = list(fields.items())
+    for _ in range(draw(st.integers(0, 3))):
+        change = (draw(names), draw(values))
+        kept = [each for each in given if each[0] != change[0]]
+        given = draw(st.sampled_from([[*kept, change], [*given, change], kept]))
+    members = [f'"{name}"{spaced(draw, ":")}{spaced(draw, value)}' for name, value in given]
+    text = spaced(draw, "{") + spaced(draw, ",".join(members)) + spaced(draw, "}")
+    data = bytearray((text + spaced(draw, "")).encode("utf-8", "surrogatepass"))
+    if draw(st.integers(0, 4)) == 0:
+        data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
+    return bytes(data)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(near_records(), max_size=6))
+def test_what_is_installed_decodes_as_python_alone_does(values: list[bytes]) -> None:
+    found = decode(batch(*values), "T")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(web, "plain", None)
+        expected = decode(batch(*values), "T")
+
+    assert found.events.equals(expected.events)
+    assert found.dead.equals(expected.dead)
+
+
+def test_plain_records_are_not_left_to_python() -> None:
+    plain = pytest.importorskip(
+        "profilehouse.events.plain", reason="native/ is not installed: it wants a Rust toolchain"
+    )
+    tracked = record(
+        anonymous_id="a",
+        session_id="s",
+        category="Ünïcode",
+        value_cents=-5,
+        received_at="2026-05-28T20:26:40.123456+00:00",
+        url="https://shop.example/a?b=c",
+        referrer=None,
+        properties={"a": [1, 2.5, {"b": None}], "c": "d"},
+        contract_version="1.0.0",
+    )
+
+    assert plain.decode([tracked, b"{", tracked])[0] == [0, 2]

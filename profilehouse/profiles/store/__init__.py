@@ -82,19 +82,25 @@ class Write(msgspec.Struct, frozen=True):
     row: bytes | None
     positions: Positions = {}
 
-    def outcome(self, limit: int) -> Stored:
-        """What is stored after this write in an engine whose rows have at most `limit` bytes."""
+    def outcome(self, limit: int, *, positions: bool = True) -> Stored:
+        """What is stored after this write.
+
+        Args:
+            limit: the most bytes that the engine's rows have.
+            positions: whether the engine's rows have positions of their own.
+        """
         read = self.read
         oversized = self.row is not None and (read.oversized or len(self.row) > limit)
         return Stored(
-            row=read.row if oversized else self.row,
-            positions={
-                **read.positions,
-                **{p: max(o, read.positions.get(p, 0)) for p, o in self.positions.items()},
-            },
-            revision=read.revision + 1,
-            oversized=oversized,
+            read.row if oversized else self.row,
+            self._positions() if positions else {},
+            read.revision + 1,
+            oversized,
         )
+
+    def _positions(self) -> Positions:
+        before = self.read.positions
+        return {**before, **{p: max(o, before.get(p, 0)) for p, o in self.positions.items()}}
 
 
 @dataclass(frozen=True)
@@ -312,15 +318,15 @@ def open_store(url: str, fingerprint: str, session: Session | None = None) -> St
     return LmdbStore(Path(url.removeprefix("lmdb:")), fingerprint)
 
 
-def outcomes(writes: Sequence[Write], limit: int) -> list[Stored]:
-    """What is stored after each of the writes.
+def outcomes(writes: Sequence[Write], limit: int, *, positions: bool = True) -> list[Stored]:
+    """What is stored after each of the writes; see Write.outcome.
 
     Raises:
         ValueError: if a user is written twice.
     """
     if len({write.user for write in writes}) != len(writes):
         raise ValueError("a commit has one write for each user at most")
-    return [write.outcome(limit) for write in writes]
+    return [write.outcome(limit, positions=positions) for write in writes]
 
 
 def key(user_id: str) -> bytes:

@@ -204,7 +204,7 @@ class LmdbStore:
         generation = self._at_hand()
         if self._topic_id is None:
             raise ValueError("resume before the first commit")
-        stored = [msgspec.structs.replace(one, positions={}) for one in outcomes(writes, ROW_LIMIT)]
+        stored = outcomes(writes, ROW_LIMIT, positions=False)
         users = [key(write.user) for write in writes]
         revisions = {user: write.read.revision for user, write in zip(users, writes, strict=True)}
         rows = sorted((user, _encoded(one)) for user, one in zip(users, stored, strict=True))

@@ -39,7 +39,7 @@ PROFILE_SECONDS = 15
 @click.option("--events", "number", default=1_000_000, show_default=True, help="Of a backlog.")
 @click.option("--users", default=USERS, show_default=True, type=click.IntRange(min=1))
 @click.option("--rate", default=10_000, show_default=True, help="Events a second, for latencies.")
-@click.option("--seconds", default=30, show_default=True, help="Of a run at that rate.")
+@click.option("--seconds", default=60, show_default=True, help="Of a run at that rate.")
 @click.option("--memory-events", default=10_000_000, show_default=True)
 @click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), default=PARTS)
 @click.option("--peer/--no-peer", "with_peers", default=True, help="Run the peers beside it.")

@@ -173,18 +173,17 @@ def drain(run: Run) -> Drained:
 
 
 def latency(run: Run, rate: int, seconds: int, users: int) -> Latencies:
-    """What readers in other processes wait at a steady rate of events."""
+    """What readers in other processes wait at a steady rate of events; one kind after the other."""
     with run.live_process() as process:
         _wait_for_partitions(process, run)
         with (
-            run.command("probe", "latency", str(rate), "--seconds", str(seconds + 5)) as prober,
+            run.command("probe", "latency", str(rate), "--seconds", str(seconds / 2)) as prober,
             run.command("load", str(rate * seconds), "--rate", str(rate), "--users", str(users)),
         ):
-            time.sleep(seconds / 4)
-            reads = _reads(run, users, seconds / 4)
-            with _api(run) as address:
-                api = _reads(run, users, seconds / 4, "--api", address, "--token", _BEARER)
             seen = _told(prober)
+            reads = _reads(run, users, seconds / 8)
+            with _api(run) as address:
+                api = _reads(run, users, seconds / 8, "--api", address, "--token", _BEARER)
     return Latencies(seen, reads, api)
 
 

@@ -50,7 +50,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     deliveries: Mapping[str, str]
 
 
-class Stored(msgspec.Struct, frozen=True):
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """What a store holds of a user.
 
     Attributes:
@@ -67,7 +67,7 @@ class Stored(msgspec.Struct, frozen=True):
     oversized: bool = False
 
 
-class Write(msgspec.Struct, frozen=True):
+class Write(msgspec.Struct, frozen=True, gc=False):
     """One user's part of a commit.
 
     Attributes:

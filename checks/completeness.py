@@ -8,7 +8,7 @@ import dagster as dg
 import pyarrow as pa
 
 from assets.warehouse import POOL, table_sql
-from checks._common import days_between, days_looked_at, days_of_run, reported, spec
+from checks._common import asset_checks, days_between, days_looked_at, days_of_run, reported, spec
 from profilehouse.contracts import Contract, Severity, contract, contracts_of
 from profilehouse.events.build import EVENT_SOURCES, stale_days
 from profilehouse.platform import Platform
@@ -61,7 +61,7 @@ def _source(source: Contract) -> dg.AssetChecksDefinition:
     if daily:
         specs.append(spec(key, DELIVERED, f"{source.name} was delivered every day", "warning"))
 
-    @dg.multi_asset_check(specs=specs, name=f"deliveries_of_{source.name}")
+    @asset_checks(specs=specs, name=f"deliveries_of_{source.name}")
     def deliveries_of_source(
         context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> Iterator[dg.AssetCheckResult]:
@@ -182,7 +182,7 @@ def every_day_was_delivered(
 def _built_days() -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["lake", "events"])
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=[spec(key, BUILT, "Every day is built from what is landed now", "error")],
         name="days_of_events",
     )
@@ -201,7 +201,7 @@ def _built_days() -> dg.AssetChecksDefinition:
 def _loaded_days(table: str, topic: str) -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["warehouse", table])
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=[spec(key, LOADED, f"Every day of lake/{topic} is in {table} as it is now", "error")],
         name=f"days_of_{table}",
         pool=POOL,
@@ -240,7 +240,7 @@ def _known_users() -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["warehouse", "dim_user"])
     fact = dg.AssetKey(["warehouse", "fct_purchase"])
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=[spec(key, DEMOGRAPHICS, "Every user who bought is in dim_user", "warning", fact)],
         name="buyers_in_dim_user",
         pool=POOL,
@@ -273,7 +273,7 @@ def every_buyer_has_demographics(source: Source) -> CheckResult:
 def _calendar() -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["warehouse", "dim_date"])
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=[spec(key, GAPLESS, "From the first to the last day none is missing", "error")],
         name="days_of_dim_date",
         pool=POOL,
@@ -290,7 +290,7 @@ def _calendar() -> dg.AssetChecksDefinition:
 def _known_profiles() -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["warehouse", "profile"])
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=[spec(key, PROFILED, "Every user with a counted event has a profile", "error")],
         name="users_of_profile",
         pool=POOL,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.warehouse import POOL, TOPICS
-from checks._common import days_looked_at, reported, rule_specs, spec
+from checks._common import asset_checks, days_looked_at, reported, rule_specs, spec
 from profilehouse.contracts import Contract, contract, contracts_of
 from profilehouse.events.build import EVENT_SOURCES, newest_event_day
 from profilehouse.lake import Lake
@@ -62,7 +62,7 @@ def _accounts(source: Contract) -> dg.AssetChecksDefinition:
     accounted = f"Every record of {source.name} is in the lake or a dead letter"
     repeated = f"No two files of {source.name} are the same"
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=[spec(key, ACCOUNTED, accounted, "error"), spec(key, REPEATED, repeated, "warning")],
         name=f"accounts_of_{source.name}",
     )
@@ -124,7 +124,7 @@ def _events() -> dg.AssetChecksDefinition:
     built = "Every landed record is an event"
     money = "The value of purchase events is that of the records, to the cent"
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=[spec(key, BUILT, built, "error"), spec(key, MONEY_BUILT, money, "error")],
         name="accounts_of_events",
     )
@@ -210,7 +210,7 @@ def _facts(table: Contract) -> dg.AssetChecksDefinition:
     if has_money:
         specs.append(spec(key, MONEY_LOADED, money, "error"))
 
-    @dg.multi_asset_check(specs=specs, name=f"accounts_of_{table.name}", pool=POOL)
+    @asset_checks(specs=specs, name=f"accounts_of_{table.name}", pool=POOL)
     def accounts_of_fact(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
         events = _distinct_events(platform.lake(), table.name)
         with platform.warehouse() as warehouse:
@@ -263,7 +263,7 @@ def _references(table: Contract) -> dg.AssetChecksDefinition:
     ]
     dimensions = {dg.AssetKey(["warehouse", reference.table]) for reference in references}
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=rule_specs(key, references, *dimensions),
         name=f"references_of_{table.name}",
         pool=POOL,
@@ -282,9 +282,7 @@ def _profiles() -> dg.AssetChecksDefinition:
     table = dg.AssetKey(["warehouse", "profile"])
     agree = "Store and warehouse have the same profile of every user"
 
-    @dg.multi_asset_check(
-        specs=[spec(key, AGREE, agree, "error", table)], name="profiles_agree", pool=POOL
-    )
+    @asset_checks(specs=[spec(key, AGREE, agree, "error", table)], name="profiles_agree", pool=POOL)
     def profiles_agree(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
         declaration = load_declaration()
         with platform.profile_store(declaration) as store:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import dagster as dg
 
 from assets.warehouse import POOL, TOPICS
-from checks._common import days_looked_at, reported, rule_specs, spec
+from checks._common import asset_checks, days_looked_at, reported, rule_specs, spec
 from profilehouse.contracts import Contract, contract, contracts_of
 from profilehouse.events.build import EVENT_SOURCES
 from profilehouse.platform import Platform
@@ -46,7 +46,7 @@ def _landed_records(source: Contract) -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["lake", source.name])
     rules = _rules_of_records(source)
 
-    @dg.multi_asset_check(specs=rule_specs(key, rules), name=f"records_of_{source.name}")
+    @asset_checks(specs=rule_specs(key, rules), name=f"records_of_{source.name}")
     def landed_records(
         context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> Iterator[dg.AssetCheckResult]:
@@ -76,7 +76,7 @@ def _built_events() -> dg.AssetChecksDefinition:
     rules = row_rules(events)
     read = sorted({*events.primary_key, *(name for rule in rules for name in rule.columns)})
 
-    @dg.multi_asset_check(specs=rule_specs(key, rules), name="rows_of_events")
+    @asset_checks(specs=rule_specs(key, rules), name="rows_of_events")
     def rows_of_events(
         context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> Iterator[dg.AssetCheckResult]:
@@ -96,9 +96,7 @@ def _table(table: Contract) -> dg.AssetChecksDefinition:
     position = POSITIONS.get(table.name, ())
     columns = spec(key, COLUMNS, f"{table.name} has the columns of its contract", "error")
 
-    @dg.multi_asset_check(
-        specs=[columns, *rule_specs(key, rules)], name=f"rows_of_{table.name}", pool=POOL
-    )
+    @asset_checks(specs=[columns, *rule_specs(key, rules)], name=f"rows_of_{table.name}", pool=POOL)
     def rows_of_table(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
         with platform.warehouse() as warehouse:
             found = columns_of(warehouse, table.name)

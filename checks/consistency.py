@@ -22,6 +22,7 @@ from profilehouse.profiles.features import load_declaration
 from profilehouse.quality.reconcile import same_rows
 from profilehouse.quality.result import CheckResult, sample_of
 from profilehouse.quality.sql import Reference, arrow_source, check_references, references_of
+from profilehouse.sources.held_back import held_by_day
 from profilehouse.sources.landing import records
 from profilehouse.warehouse import Warehouse
 from profilehouse.warehouse.ranges import FACT
@@ -59,7 +60,7 @@ def consistency_checks() -> list[dg.AssetChecksDefinition]:
 
 def _accounts(source: Contract) -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["lake", source.name])
-    accounted = f"Every record of {source.name} is in the lake or a dead letter"
+    accounted = f"Every record of {source.name} is in the lake, a dead letter or in quarantine"
     repeated = f"No two files of {source.name} are the same"
 
     @asset_checks(
@@ -69,7 +70,7 @@ def _accounts(source: Contract) -> dg.AssetChecksDefinition:
     def accounts_of_source(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
         lake = platform.lake()
         deliveries = lake.read("deliveries", topic=source.name).to_pylist()
-        rows = lake.days(source.name)
+        rows, held = lake.days(source.name), held_by_day(lake, source.name)
         yield reported(
             key,
             same_rows(
@@ -78,7 +79,9 @@ def _accounts(source: Contract) -> dg.AssetChecksDefinition:
                 by_day(
                     "records",
                     {
-                        d["delivered_on"]: rows.get(d["delivered_on"], 0) + d["dead_letters"]
+                        d["delivered_on"]: rows.get(d["delivered_on"], 0)
+                        + d["dead_letters"]
+                        + held.get(d["delivered_on"], 0)
                         for d in deliveries
                     },
                 ),

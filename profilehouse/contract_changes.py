@@ -16,8 +16,8 @@ from profilehouse.contracts import CONTRACTS_DIR, Column, Contract, load_contrac
 from profilehouse.errors import ProfilehouseError
 
 INCOMING = ("sources", "stream")
-"""Kinds whose records others send: more demands break the senders. Rows of the other kinds are read:
-fewer promises break the readers."""
+"""Kinds whose records others send: more demands break the senders. The others are read: fewer
+promises break the readers."""
 
 
 @dataclass(frozen=True)

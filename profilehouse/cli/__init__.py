@@ -17,6 +17,7 @@ COMMANDS = {
     "contracts": "contracts",
     "dead-letters": "dead_letters",
     "profile": "profile",
+    "quarantine": "quarantine",
     "send": "send",
     "stream": "stream",
     "validate": "validate",

@@ -330,7 +330,8 @@ def _declared(contract: Contract, rule: QualityRule, within: tuple[str, ...]) ->
         case Distinct(columns):
             test = Unique(tuple(name for name in within if name not in columns) + columns)
         case Dependency(determinant, dependent):
-            test = Depends(determinant, dependent)
+            apart = tuple(name for name in within if name not in determinant)
+            test = Depends(apart + determinant, dependent)
         case _:
             raise TypeError(f"{rule.name} is no row rule")
     _refuse_unknown(contract, rule, [name for name in test.columns if name not in within])

@@ -58,35 +58,42 @@ def validate(
         now: UTC, for freshness.
         sample: look at so many rows by chance, and at what single rows tell; at all where None.
 
+    Returns:
+        One result a rule; nothing where the warehouse has no such table yet.
+
     Raises:
         ProfilehouseError: where it cannot be read.
     """
     declared = dataset(name)
-    rules = row_rules(declared, within=POSITION[:1] if declared.kind == "sources" else ())
-    keys = POSITION if declared.kind == "sources" else ()
+    if declared.kind == "warehouse":
+        with platform.warehouse() as warehouse:
+            if not warehouse.columns(name):
+                return []
+            return _checked(platform, declared, warehouse, now, sample)
     with opened(platform, name) as source:
-        if declared.kind == "warehouse" and not columns_of_if_there(source, name):
-            return []
-        if sample is not None:
-            with _sampled(source, name, sample) as some:
-                return check_rows(declared, rules, some, keys=keys)
-
-        def other(another: str) -> AbstractContextManager[Source]:
-            # The warehouse is open already, and DuckDB opens once.
-            same = dataset(another).kind == declared.kind == "warehouse"
-            return nullcontext(source) if same else opened(platform, another)
-
-        results = check_rows(declared, rules, source, keys=keys)
-        if declared.kind == "warehouse":
-            results = [schema_difference(declared, columns_of(source, name)), *results]
-            results += check_references(declared, references_of(declared), source)
-        return results + check_dataset(declared, dataset_rules(declared), source, other, now)
+        return _checked(platform, declared, source, now, sample)
 
 
-def columns_of_if_there(source: Source, table: str) -> Sequence[str]:
-    """The columns of a table of the warehouse; none where there is no such table."""
-    columns: Sequence[str] = source.columns(table)  # type: ignore[attr-defined]
-    return columns
+def _checked(
+    platform: Platform, declared: Contract, source: Source, now: datetime, sample: int | None
+) -> list[CheckResult]:
+    name, stored = declared.name, declared.kind == "warehouse"
+    rules = row_rules(declared, within=() if stored else POSITION[:1])
+    keys = () if stored else POSITION
+    if sample is not None:
+        with _sampled(source, name, sample) as some:
+            return check_rows(declared, rules, some, keys=keys)
+
+    def other(another: str) -> AbstractContextManager[Source]:
+        # The warehouse is open already, and DuckDB opens once.
+        same = stored and dataset(another).kind == "warehouse"
+        return nullcontext(source) if same else opened(platform, another)
+
+    results = check_rows(declared, rules, source, keys=keys)
+    if stored:
+        results = [schema_difference(declared, columns_of(source, name)), *results]
+        results += check_references(declared, references_of(declared), source)
+    return results + check_dataset(declared, dataset_rules(declared), source, other, now)
 
 
 @contextmanager

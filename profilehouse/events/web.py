@@ -19,7 +19,9 @@ import pyarrow.compute as pc
 
 from profilehouse.contracts import contract
 from profilehouse.decode import FIRST_YEAR, LAST_YEAR, record_type
+from profilehouse.events.rules import broken, rules_of_batches
 from profilehouse.log import Batch
+from profilehouse.quality.rules import Rule
 
 EVENTS, DEAD_LETTERS = "web_events", "web_dead_letters"
 """The lake's tables of what this module makes."""
@@ -44,9 +46,10 @@ class Decoded:
 def decode(batch: Batch, topic_id: str) -> Decoded:
     """Decode records of one partition; none stops the others.
 
-    A record is refused for what `profilehouse.decode.refusals` refuses, and if it names neither a
-    user nor an anonymous visitor. A purchase with order_id and content_id gets the event_id that
-    the shop's own deliveries have for it, so that it counts once if it comes both ways.
+    A record is refused for what `profilehouse.decode.refusals` refuses, if it names neither a user
+    nor an anonymous visitor, and if it breaks a rule of the contract that one record decides. A
+    purchase with order_id and content_id gets the event_id that the shop's own deliveries have for
+    it, so that it counts once if it comes both ways.
 
     Args:
         batch: of one partition.
@@ -69,10 +72,33 @@ def decode(batch: Batch, topic_id: str) -> Decoded:
         else:
             good.append(record)
             places.append(place)
-    return Decoded(
-        _events(good, places, batch, topic_id),
-        _dead_letters(dead, reasons, batch, topic_id),
+    return _ruled(
+        Decoded(
+            _events(good, places, batch, topic_id),
+            _dead_letters(dead, reasons, batch, topic_id),
+        ),
+        batch,
+        topic_id,
     )
+
+
+def _ruled(decoded: Decoded, batch: Batch, topic_id: str) -> Decoded:
+    """What was decoded, with events that break a rule of the contract among the dead letters."""
+    reasons = broken(decoded.events, _rules())
+    if not reasons:
+        return decoded
+    offsets = decoded.events["log_offset"].to_pylist()
+    by_offset = {offset: place for place, offset in enumerate(batch.offsets)}
+    places = [by_offset[offsets[row]] for row in reasons]
+    letters = _dead_letters(places, list(reasons.values()), batch, topic_id)
+    kept = pa.array([row not in reasons for row in range(len(offsets))], pa.bool_())
+    dead = pa.concat_tables([decoded.dead, letters]).sort_by("log_offset")
+    return Decoded(decoded.events.filter(kept), dead)
+
+
+@cache
+def _rules() -> tuple[Rule, ...]:
+    return rules_of_batches(contract("web"))
 
 
 def empty() -> Decoded:

@@ -22,6 +22,7 @@ REFUSED = "no_record_was_refused"
 LANDED = "every_file_is_landed"
 NAMED = "every_file_names_its_day"
 DELIVERED = "every_day_was_delivered"
+ANNOUNCED = "every_announced_file_arrived_whole"
 LOADED = "every_delivered_day_is_loaded"
 BUILT = "every_landed_day_is_built"
 DEMOGRAPHICS = "every_buyer_has_demographics"
@@ -57,6 +58,7 @@ def _source(source: Contract) -> dg.AssetChecksDefinition:
         spec(key, REFUSED, f"Every record of {source.name} satisfies its contract", "error"),
         spec(key, LANDED, f"Every file of {source.name} is landed as it is now", "warning"),
         spec(key, NAMED, f"Every file of {source.name} has a day as its name", "warning"),
+        spec(key, ANNOUNCED, f"Every announced file of {source.name} arrived whole", "warning"),
     ]
     if daily:
         specs.append(spec(key, DELIVERED, f"{source.name} was delivered every day", "warning"))
@@ -71,14 +73,20 @@ def _source(source: Contract) -> dg.AssetChecksDefinition:
         letters = lake.read(
             "dead_letters", columns=["delivered_on", "line", "reason"], days=days, topic=source.name
         ).to_pylist()
-        records = lake.read("deliveries", columns=["records"], days=days, topic=source.name)
-        total = sum(records.column("records").to_pylist())
+        rows = lake.read("deliveries", columns=["delivered_on", "records"], topic=source.name)
+        records = dict(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+        total = sum(records[day] for day in days if day in records)
+        found = folder.deliveries(source)
         yield reported(key, no_record_was_refused(source, letters, total))
-        yield reported(
-            key, every_file_names_its_day(source, folder.deliveries(source).unrecognised)
-        )
+        yield reported(key, every_file_names_its_day(source, found.unrecognised))
         of_run = days_of_run(context) if source.name in EVENT_SOURCES else []
         last = max(of_run, default=date.max)
+        announced = {
+            day: folder.announced_records(source, name)
+            for day, name in found.announced.items()
+            if day <= last
+        }
+        yield reported(key, every_announced_file_arrived_whole(source, announced, records))
         waiting = unlanded_days(source, folder, lake, platform.settings.zone)
         yield reported(
             key, every_file_is_landed(source, [day for day in waiting if day <= last], landed)
@@ -154,6 +162,40 @@ def every_file_names_its_day(source: Contract, names: Collection[str]) -> CheckR
         remedy=f"Rename the files of {source.name} to their day, or move them away",
         sample=sample_of(({"file": name} for name in sorted(names)), ()),
         numbers={"unrecognised_files": len(names)},
+    )
+
+
+def every_announced_file_arrived_whole(
+    source: Contract, announced: Mapping[date, int], landed: Mapping[date, int]
+) -> CheckResult:
+    """Whether each announced file is landed with as many records as it was announced to have.
+
+    Args:
+        source: the contract.
+        announced: records by day.
+        landed: records by day, refused ones included.
+    """
+    wrong = {day: count for day, count in announced.items() if landed.get(day) != count}
+    absent = sum(day not in landed for day in wrong)
+    return CheckResult(
+        name=ANNOUNCED,
+        state="failed" if wrong else "passed",
+        severity="warning",
+        description=f"every announced file of {source.name} arrived whole",
+        expected=f"{len(announced)} announced files, each with the records it was announced with",
+        observed=f"{len(wrong)} of {len(announced)} announced files: {absent} did not arrive,"
+        f" {len(wrong) - absent} have another number of records",
+        failing=len(wrong),
+        total=len(announced),
+        remedy=f"Ask {source.owner} to deliver these days whole, then materialize their partitions",
+        sample=sample_of(
+            (
+                {"delivered_on": day, "announced": count, "landed": landed.get(day, "no file")}
+                for day, count in sorted(wrong.items())
+            ),
+            (),
+        ),
+        numbers={"absent_files": absent, "other_counts": len(wrong) - absent},
     )
 
 

@@ -19,6 +19,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning")
 Measure = Literal["count", "sum", "keys"]
 MEASURES: tuple[Measure, ...] = ("count", "sum", "keys")
 
+_LAST_HOUR = 23
 ENGINE = "profilehouse"
 """The `engine` of rules of `type: custom`."""
 
@@ -71,6 +72,18 @@ class Freshness:
 
 
 @dataclass(frozen=True)
+class BusyHours:
+    """On every delivery day that has rows, each of these hours of the day (UTC) has some.
+
+    For what never sleeps from `first` to `last`, both included: an hour without rows was lost.
+    """
+
+    column: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
 class Reconciliation:
     """A measure of this dataset is that of another one.
 
@@ -93,7 +106,10 @@ class Reconciliation:
     dataset_where: str | None = None
 
 
-Demand = Expression | Distinct | Dependency | NullShare | Volume | Freshness | Reconciliation
+OfRows = Expression | Distinct | Dependency
+"""What the rows decide, alone or by what they share."""
+OfDataset = NullShare | Volume | Freshness | BusyHours | Reconciliation
+Demand = OfRows | OfDataset
 
 
 @dataclass(frozen=True)
@@ -243,11 +259,17 @@ def _custom(implementation: Mapping[str, Any]) -> Demand:
         case [("freshness", {"column": str(column), "hours": int() | float() as hours, **rest})]:
             if math.isfinite(hours) and hours > 0 and not rest:
                 return Freshness(column, float(hours))
+        case [
+            ("busyHours", {"column": str(column), "first": int(first), "last": int(last), **rest})
+        ]:
+            if 0 <= first <= last <= _LAST_HOUR and not rest:
+                return BusyHours(column, first, last)
         case [("reconcile", {"dataset": str(dataset), "measure": measure, **rest})]:
             return _reconciliation(dataset, measure, {str(k): v for k, v in rest.items()})
     raise ValueError(
         "implementation must be one of functionalDependency: {determinant: [columns], dependent:"
-        " column}, freshness: {column, hours}, reconcile: {dataset, measure, ...}"
+        " column}, freshness: {column, hours}, busyHours: {column, first, last},"
+        " reconcile: {dataset, measure, ...}"
     )
 
 

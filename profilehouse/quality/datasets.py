@@ -1,4 +1,4 @@
-"""Rules on a dataset as a whole: null shares, volume, freshness, reconciliation with another one.
+"""Rules on a dataset as a whole: null shares, volume, freshness, hours, other datasets.
 
 Belongs here: running them with SQL. Does not belong here: row rules (sql.py, gx.py), what is
 unusual (anomaly.py), or where a dataset is (access.py).
@@ -14,11 +14,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from profilehouse.contract_quality import Freshness, NullShare, Reconciliation, Volume
+from profilehouse.contract_quality import BusyHours, Freshness, NullShare, Reconciliation, Volume
 from profilehouse.contracts import Contract
 from profilehouse.quality.result import SAMPLE_SIZE, CheckResult, percent, sample_of
 from profilehouse.quality.rules import DatasetRule
-from profilehouse.quality.sql import Source, arrow_source, type_name
+from profilehouse.quality.sql import PARTITION, Source, arrow_source, type_name
 
 Open = Callable[[str], AbstractContextManager[Source]]
 """Opens another dataset by the name of its contract, under which it can then be asked."""
@@ -59,6 +59,8 @@ def check_dataset(
                 result = _volume(contract, rule, rule.demand, source, days)
             case Freshness():
                 result = _freshness(contract, rule, rule.demand, source, now)
+            case BusyHours():
+                result = _busy_hours(contract, rule, rule.demand, source)
             case Reconciliation():
                 with others(rule.demand.dataset) as other:
                     result = _reconciled(contract, rule, rule.demand, source, other)
@@ -152,6 +154,32 @@ def _freshness(
         failing=int(hours > demand.hours),
         total=1,
         numbers={"age_hours": round(hours, 3)},
+    )
+
+
+def _busy_hours(
+    contract: Contract, rule: DatasetRule, demand: BusyHours, source: Source
+) -> CheckResult:
+    known = source.query(f"SELECT * FROM {contract.name} LIMIT 0").schema.names  # noqa: S608
+    day = PARTITION if PARTITION in known else f"CAST({demand.column} AS DATE)"
+    rows = source.query(
+        f"SELECT {day} AS rows_day, EXTRACT(HOUR FROM {demand.column}) AS rows_hour"  # noqa: S608
+        f" FROM {contract.name} WHERE {demand.column} IS NOT NULL GROUP BY 1, 2"
+    ).to_pylist()
+    there: dict[date, set[int]] = {}
+    for row in rows:
+        there.setdefault(row["rows_day"], set()).add(int(row["rows_hour"]))
+    busy = range(demand.first, demand.last + 1)
+    missing = [(at, hour) for at in sorted(there) for hour in busy if hour not in there[at]]
+    return _result(
+        rule,
+        failed=bool(missing),
+        expected=f"rows in each hour from {demand.first} to {demand.last} UTC of every day",
+        observed=f"{len(missing):,} of {len(there) * len(busy):,} hours have no rows",
+        failing=len(missing),
+        total=len(there) * len(busy),
+        sample=sample_of(({"day": at, "hour": f"{hour:02d}:00 UTC"} for at, hour in missing), ()),
+        numbers={"missing_hours": len(missing), "days": len(there)},
     )
 
 

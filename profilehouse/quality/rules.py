@@ -19,11 +19,14 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from profilehouse.contract_quality import (
+    BusyHours,
     Dependency,
     Distinct,
     Expression,
     Freshness,
     NullShare,
+    OfDataset,
+    OfRows,
     QualityRule,
     Reconciliation,
     Silence,
@@ -154,7 +157,7 @@ class DatasetRule:
     """One demand on a dataset as a whole, named as a predicate."""
 
     name: str
-    demand: NullShare | Volume | Freshness | Reconciliation
+    demand: OfDataset
     severity: Severity
     description: str
     remedy: str
@@ -181,7 +184,7 @@ def row_rules(contract: Contract, within: Sequence[str] = ()) -> tuple[Rule, ...
         keys.append(contract.primary_key)
     rules += [_unique(contract, key, tuple(within)) for key in keys]
     for rule in contract.quality:
-        if isinstance(rule.demand, Expression | Distinct | Dependency):
+        if isinstance(rule.demand, OfRows):
             rules.append(_declared(contract, rule, tuple(within)))
     of_dataset = [rule.name for rule in dataset_rules(contract)]
     names = [rule.name for rule in rules] + of_dataset
@@ -211,7 +214,7 @@ def dataset_rules(contract: Contract) -> tuple[DatasetRule, ...]:
     rules = []
     for rule in contract.quality:
         demand = rule.demand
-        if isinstance(demand, Expression | Distinct | Dependency):
+        if isinstance(demand, OfRows):
             continue
         _refuse_unknown(contract, rule, _columns_of(demand))
         owner = rule.owner or contract.owner
@@ -366,9 +369,9 @@ def _refuse_unknown(contract: Contract, rule: QualityRule, columns: Sequence[str
         )
 
 
-def _columns_of(demand: NullShare | Volume | Freshness | Reconciliation) -> list[str]:
+def _columns_of(demand: OfDataset) -> list[str]:
     match demand:
-        case NullShare(column) | Freshness(column):
+        case NullShare(column) | Freshness(column) | BusyHours(column):
             return [column]
         case Volume():
             return [] if demand.per is None else [demand.per]
@@ -376,9 +379,7 @@ def _columns_of(demand: NullShare | Volume | Freshness | Reconciliation) -> list
             return [*demand.columns, *demand.by]
 
 
-def _remedy_of_dataset(
-    contract: Contract, demand: NullShare | Volume | Freshness | Reconciliation, owner: str
-) -> str:
+def _remedy_of_dataset(contract: Contract, demand: OfDataset, owner: str) -> str:
     place = f"contracts/{contract.kind}/{contract.path.name}"
     match demand:
         case NullShare(column):
@@ -389,6 +390,8 @@ def _remedy_of_dataset(
             )
         case Freshness():
             return f"See that {contract.name} is still loaded; if so, ask {owner} what holds it up"
+        case BusyHours():
+            return f"Ask {owner} for the records of these hours, and to deliver the days again"
         case Reconciliation(dataset):
             return (
                 f"Load {contract.name} again from what {dataset} holds now; if they still differ,"

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from profilehouse.contract_quality import (
+    BusyHours,
     Freshness,
     NullShare,
     QualityRule,
@@ -114,6 +115,20 @@ def test_the_newest_value_is_as_old_as_the_end_of_its_day_or_its_time() -> None:
     assert checked(Freshness("seen_at", 18), table).passed
     assert checked(Freshness("seen_at", 18), orders()).observed == "there is nothing"
     assert not checked(Freshness("seen_at", 18), orders()).passed
+
+
+def test_an_hour_without_rows_is_named_on_every_day_that_has_some() -> None:
+    hours = [(1, 9), (1, 10), (1, 11), (2, 10), (2, 3)]
+    table = orders(*({"seen_at": datetime(2026, 3, day, hour, 59)} for day, hour in hours))
+    found = checked(BusyHours("seen_at", 9, 11), table)
+    assert (found.failing, found.total) == (2, 6)
+    assert found.sample == (
+        {"day": "2026-03-02", "hour": "09:00 UTC"},
+        {"day": "2026-03-02", "hour": "11:00 UTC"},
+    )
+    delivered = table.append_column("delivered_on", pa.array([DAYS[0]] * 5, pa.date32()))
+    assert checked(BusyHours("seen_at", 9, 11), delivered).passed, "late ones are of their delivery"
+    assert checked(BusyHours("seen_at", 9, 11), orders()).passed
 
 
 def test_money_agrees_with_another_dataset_by_day_to_the_cent_or_within_a_tolerance() -> None:

@@ -70,7 +70,7 @@ def _daily_log(source: Contract, daily: dg.PartitionsDefinition[str]) -> dg.Asse
         days = days_of(context)
         folder, lake = platform.sources(), platform.lake()
         _report_files(context, source, folder)
-        result = land(source, days, folder, lake, platform.settings.zone)
+        result = land(source, days, folder, lake, platform.settings.zone, context.run.run_id)
         if result.problems:
             for day in days:
                 if day not in result.problems:
@@ -91,7 +91,7 @@ def _reference(source: Contract) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[None]:
         folder, lake = platform.sources(), platform.lake()
         days = _report_files(context, source, folder)
-        result = land(source, days, folder, lake, platform.settings.zone)
+        result = land(source, days, folder, lake, platform.settings.zone, context.run.run_id)
         if result.problems:
             raise _failure(source, result)
         rows = sum(lake.days(source.name).values())
@@ -120,6 +120,7 @@ def _landed_metadata(result: Landed) -> dict[str, int | str]:
     return {
         "records": result.records,
         "dead_letters": result.dead_letters,
+        "quarantined": result.quarantined,
         "landed_days": spans(result.days),
         "unchanged_days": result.unchanged,
     }

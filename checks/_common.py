@@ -1,14 +1,17 @@
 """What checks share: a result of the engine as Dagster shows it, and the days a check looks at."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import date, timedelta
+from functools import wraps
+from typing import Any
 
 import dagster as dg
 
 from profilehouse.contracts import Severity
+from profilehouse.errors import ProfilehouseError
 from profilehouse.profiles.agreement import Agreement
 from profilehouse.quality.result import CheckResult, sample_of
-from profilehouse.quality.rules import Rule
+from profilehouse.quality.rules import DatasetRule, Rule
 from profilehouse.quality.sql import Reference
 
 SEVERITIES: dict[Severity, dg.AssetCheckSeverity] = {
@@ -39,16 +42,71 @@ def spec(
     )
 
 
+def asset_checks(
+    specs: Sequence[dg.AssetCheckSpec], name: str, pool: str | None = None
+) -> Callable[[Callable[..., Iterator[dg.AssetCheckResult]]], dg.AssetChecksDefinition]:
+    """A step that runs checks, each of which says something: one that is silent or crashes fails.
+
+    Dagster leaves a check that yields nothing as it was, which looks like a pass.
+
+    Args:
+        specs: of the checks.
+        name: of the step.
+        pool: whose slot it takes.
+    """
+
+    def decorate(
+        check: Callable[..., Iterator[dg.AssetCheckResult]],
+    ) -> dg.AssetChecksDefinition:
+        @wraps(check)
+        def each_says_something(*args: Any, **kwargs: Any) -> Iterator[dg.AssetCheckResult]:
+            silent = dict.fromkeys((spec.asset_key, spec.name) for spec in specs)
+            problem: Exception = ProfilehouseError("it said nothing; mend the check")
+            try:
+                for result in check(*args, **kwargs):
+                    if result.asset_key and result.check_name:
+                        silent.pop((result.asset_key, result.check_name), None)
+                    yield result
+            except Exception as error:
+                dg.get_dagster_logger().exception(f"checks of {name} crashed")
+                problem = error
+            for key, check_name in silent:
+                yield reported(key, cannot_run(check_name, problem))
+
+        return dg.multi_asset_check(specs=specs, name=name, pool=pool)(each_says_something)
+
+    return decorate
+
+
+def cannot_run(name: str, error: Exception) -> CheckResult:
+    """The failure of a check that could not look."""
+    if isinstance(error, ProfilehouseError):
+        what, _, remedy = str(error).rpartition("; ")
+    else:
+        what, remedy = f"{type(error).__name__}: {' '.join(str(error).split())}", ""
+    return CheckResult(
+        name=name,
+        state="failed",
+        severity="error",
+        description="the check can look",
+        expected="the check can look",
+        observed=f"the check could not run: {what or remedy}",
+        failing=1,
+        total=1,
+        remedy=(remedy if what else "") or "Mend that, then run the check again",
+    )
+
+
 def rule_specs(
-    key: dg.AssetKey, rules: Collection[Rule | Reference], *deps: dg.AssetKey
+    key: dg.AssetKey, rules: Collection[Rule | DatasetRule | Reference], *deps: dg.AssetKey
 ) -> list[dg.AssetCheckSpec]:
-    """The checks of row rules or references of one asset."""
+    """The checks of rules or references of one asset."""
     return [
         spec(
             key,
             rule.name,
             rule.description
-            if isinstance(rule, Rule)
+            if isinstance(rule, Rule | DatasetRule)
             else f"Every {rule.column} is a {rule.target} of {rule.table}",
             rule.severity,
             *deps,

@@ -8,7 +8,7 @@ import dagster as dg
 import pyarrow as pa
 
 from assets.warehouse import POOL, table_sql
-from checks._common import days_between, days_looked_at, days_of_run, reported, spec
+from checks._common import asset_checks, days_between, days_looked_at, days_of_run, reported, spec
 from profilehouse.contracts import Contract, Severity, contract, contracts_of
 from profilehouse.events.build import EVENT_SOURCES, stale_days
 from profilehouse.platform import Platform
@@ -22,6 +22,7 @@ REFUSED = "no_record_was_refused"
 LANDED = "every_file_is_landed"
 NAMED = "every_file_names_its_day"
 DELIVERED = "every_day_was_delivered"
+ANNOUNCED = "every_announced_file_arrived_whole"
 LOADED = "every_delivered_day_is_loaded"
 BUILT = "every_landed_day_is_built"
 DEMOGRAPHICS = "every_buyer_has_demographics"
@@ -57,11 +58,12 @@ def _source(source: Contract) -> dg.AssetChecksDefinition:
         spec(key, REFUSED, f"Every record of {source.name} satisfies its contract", "error"),
         spec(key, LANDED, f"Every file of {source.name} is landed as it is now", "warning"),
         spec(key, NAMED, f"Every file of {source.name} has a day as its name", "warning"),
+        spec(key, ANNOUNCED, f"Every announced file of {source.name} arrived whole", "warning"),
     ]
     if daily:
         specs.append(spec(key, DELIVERED, f"{source.name} was delivered every day", "warning"))
 
-    @dg.multi_asset_check(specs=specs, name=f"deliveries_of_{source.name}")
+    @asset_checks(specs=specs, name=f"deliveries_of_{source.name}")
     def deliveries_of_source(
         context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> Iterator[dg.AssetCheckResult]:
@@ -71,14 +73,20 @@ def _source(source: Contract) -> dg.AssetChecksDefinition:
         letters = lake.read(
             "dead_letters", columns=["delivered_on", "line", "reason"], days=days, topic=source.name
         ).to_pylist()
-        records = lake.read("deliveries", columns=["records"], days=days, topic=source.name)
-        total = sum(records.column("records").to_pylist())
+        rows = lake.read("deliveries", columns=["delivered_on", "records"], topic=source.name)
+        records = dict(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+        total = sum(records[day] for day in days if day in records)
+        found = folder.deliveries(source)
         yield reported(key, no_record_was_refused(source, letters, total))
-        yield reported(
-            key, every_file_names_its_day(source, folder.deliveries(source).unrecognised)
-        )
+        yield reported(key, every_file_names_its_day(source, found.unrecognised))
         of_run = days_of_run(context) if source.name in EVENT_SOURCES else []
         last = max(of_run, default=date.max)
+        announced = {
+            day: folder.announced_records(source, name)
+            for day, name in found.announced.items()
+            if day <= last
+        }
+        yield reported(key, every_announced_file_arrived_whole(source, announced, records))
         waiting = unlanded_days(source, folder, lake, platform.settings.zone)
         yield reported(
             key, every_file_is_landed(source, [day for day in waiting if day <= last], landed)
@@ -157,6 +165,40 @@ def every_file_names_its_day(source: Contract, names: Collection[str]) -> CheckR
     )
 
 
+def every_announced_file_arrived_whole(
+    source: Contract, announced: Mapping[date, int], landed: Mapping[date, int]
+) -> CheckResult:
+    """Whether each announced file is landed with as many records as it was announced to have.
+
+    Args:
+        source: the contract.
+        announced: records by day.
+        landed: records by day, refused ones included.
+    """
+    wrong = {day: count for day, count in announced.items() if landed.get(day) != count}
+    absent = sum(day not in landed for day in wrong)
+    return CheckResult(
+        name=ANNOUNCED,
+        state="failed" if wrong else "passed",
+        severity="warning",
+        description=f"every announced file of {source.name} arrived whole",
+        expected=f"{len(announced)} announced files, each with the records it was announced with",
+        observed=f"{len(wrong)} of {len(announced)} announced files: {absent} did not arrive,"
+        f" {len(wrong) - absent} have another number of records",
+        failing=len(wrong),
+        total=len(announced),
+        remedy=f"Ask {source.owner} to deliver these days whole, then materialize their partitions",
+        sample=sample_of(
+            (
+                {"delivered_on": day, "announced": count, "landed": landed.get(day, "no file")}
+                for day, count in sorted(wrong.items())
+            ),
+            (),
+        ),
+        numbers={"absent_files": absent, "other_counts": len(wrong) - absent},
+    )
+
+
 def every_day_was_delivered(
     source: Contract, days: Collection[date], landed: Collection[date]
 ) -> CheckResult:
@@ -182,7 +224,7 @@ def every_day_was_delivered(
 def _built_days() -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["lake", "events"])
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=[spec(key, BUILT, "Every day is built from what is landed now", "error")],
         name="days_of_events",
     )
@@ -201,7 +243,7 @@ def _built_days() -> dg.AssetChecksDefinition:
 def _loaded_days(table: str, topic: str) -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["warehouse", table])
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=[spec(key, LOADED, f"Every day of lake/{topic} is in {table} as it is now", "error")],
         name=f"days_of_{table}",
         pool=POOL,
@@ -240,7 +282,7 @@ def _known_users() -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["warehouse", "dim_user"])
     fact = dg.AssetKey(["warehouse", "fct_purchase"])
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=[spec(key, DEMOGRAPHICS, "Every user who bought is in dim_user", "warning", fact)],
         name="buyers_in_dim_user",
         pool=POOL,
@@ -273,7 +315,7 @@ def every_buyer_has_demographics(source: Source) -> CheckResult:
 def _calendar() -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["warehouse", "dim_date"])
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=[spec(key, GAPLESS, "From the first to the last day none is missing", "error")],
         name="days_of_dim_date",
         pool=POOL,
@@ -290,7 +332,7 @@ def _calendar() -> dg.AssetChecksDefinition:
 def _known_profiles() -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["warehouse", "profile"])
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=[spec(key, PROFILED, "Every user with a counted event has a profile", "error")],
         name="users_of_profile",
         pool=POOL,

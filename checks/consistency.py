@@ -12,7 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.warehouse import POOL, TOPICS
-from checks._common import days_looked_at, differing_profiles, reported, rule_specs, spec
+from checks._common import (
+    asset_checks,
+    days_looked_at,
+    differing_profiles,
+    reported,
+    rule_specs,
+    spec,
+)
 from profilehouse.contracts import Contract, contract, contracts_of
 from profilehouse.events.build import EVENT_SOURCES, newest_event_day
 from profilehouse.lake import Lake
@@ -22,6 +29,7 @@ from profilehouse.profiles.features import load_declaration
 from profilehouse.quality.reconcile import same_rows
 from profilehouse.quality.result import CheckResult, sample_of
 from profilehouse.quality.sql import Reference, arrow_source, check_references, references_of
+from profilehouse.sources.held_back import held_by_day
 from profilehouse.sources.landing import records
 from profilehouse.warehouse import Warehouse
 from profilehouse.warehouse.ranges import FACT
@@ -59,17 +67,17 @@ def consistency_checks() -> list[dg.AssetChecksDefinition]:
 
 def _accounts(source: Contract) -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["lake", source.name])
-    accounted = f"Every record of {source.name} is in the lake or a dead letter"
+    accounted = f"Every record of {source.name} is in the lake, a dead letter or in quarantine"
     repeated = f"No two files of {source.name} are the same"
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=[spec(key, ACCOUNTED, accounted, "error"), spec(key, REPEATED, repeated, "warning")],
         name=f"accounts_of_{source.name}",
     )
     def accounts_of_source(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
         lake = platform.lake()
         deliveries = lake.read("deliveries", topic=source.name).to_pylist()
-        rows = lake.days(source.name)
+        rows, held = lake.days(source.name), held_by_day(lake, source.name)
         yield reported(
             key,
             same_rows(
@@ -78,7 +86,9 @@ def _accounts(source: Contract) -> dg.AssetChecksDefinition:
                 by_day(
                     "records",
                     {
-                        d["delivered_on"]: rows.get(d["delivered_on"], 0) + d["dead_letters"]
+                        d["delivered_on"]: rows.get(d["delivered_on"], 0)
+                        + d["dead_letters"]
+                        + held.get(d["delivered_on"], 0)
                         for d in deliveries
                     },
                 ),
@@ -124,7 +134,7 @@ def _events() -> dg.AssetChecksDefinition:
     built = "Every landed record is an event"
     money = "The value of purchase events is that of the records, to the cent"
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=[spec(key, BUILT, built, "error"), spec(key, MONEY_BUILT, money, "error")],
         name="accounts_of_events",
     )
@@ -210,7 +220,7 @@ def _facts(table: Contract) -> dg.AssetChecksDefinition:
     if has_money:
         specs.append(spec(key, MONEY_LOADED, money, "error"))
 
-    @dg.multi_asset_check(specs=specs, name=f"accounts_of_{table.name}", pool=POOL)
+    @asset_checks(specs=specs, name=f"accounts_of_{table.name}", pool=POOL)
     def accounts_of_fact(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
         events = _distinct_events(platform.lake(), table.name)
         with platform.warehouse() as warehouse:
@@ -263,7 +273,7 @@ def _references(table: Contract) -> dg.AssetChecksDefinition:
     ]
     dimensions = {dg.AssetKey(["warehouse", reference.table]) for reference in references}
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=rule_specs(key, references, *dimensions),
         name=f"references_of_{table.name}",
         pool=POOL,
@@ -282,9 +292,7 @@ def _profiles() -> dg.AssetChecksDefinition:
     table = dg.AssetKey(["warehouse", "profile"])
     agree = "Store and warehouse have the same profile of every user"
 
-    @dg.multi_asset_check(
-        specs=[spec(key, AGREE, agree, "error", table)], name="profiles_agree", pool=POOL
-    )
+    @asset_checks(specs=[spec(key, AGREE, agree, "error", table)], name="profiles_agree", pool=POOL)
     def profiles_agree(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
         declaration = load_declaration()
         with platform.profile_store(declaration) as store:

@@ -27,7 +27,7 @@ from assets.live import (
     why_none,
 )
 from assets.warehouse import POOL, table_sql
-from checks._common import differing_profiles, reported, spec
+from checks._common import asset_checks, cannot_run, differing_profiles, reported, spec
 from profilehouse.contracts import Severity, contract
 from profilehouse.errors import ProfilehouseError
 from profilehouse.lake import Lake
@@ -102,22 +102,6 @@ def _tried(key: dg.AssetKey, name: str, check: Callable[[], CheckResult]) -> dg.
         return reported(key, cannot_run(name, error))
 
 
-def cannot_run(name: str, error: ProfilehouseError) -> CheckResult:
-    """The failure of a check that could not look."""
-    what, _, remedy = str(error).rpartition("; ")
-    return CheckResult(
-        name=name,
-        state="failed",
-        severity="error",
-        description="the check can look",
-        expected="the check can look",
-        observed=f"the check could not run: {what or remedy}",
-        failing=1,
-        total=1,
-        remedy=remedy if what else "Mend that, then run the check again",
-    )
-
-
 def not_yet(name: str, severity: Severity, description: str) -> CheckResult:
     """Nothing can be said: neither passed for a reason nor failed."""
     return CheckResult(
@@ -139,7 +123,7 @@ def not_yet(name: str, severity: Severity, description: str) -> CheckResult:
 def _process() -> dg.AssetChecksDefinition:
     runs = "A live process runs, and says so every second"
 
-    @dg.multi_asset_check(specs=[_spec(LIVE_PROCESS, RUNS, runs, "error")], name="process_of_live")
+    @asset_checks(specs=[_spec(LIVE_PROCESS, RUNS, runs, "error")], name="process_of_live")
     def process_of_live(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
         def check() -> CheckResult:
             statuses = read_statuses(platform.settings, platform.aws)
@@ -249,7 +233,7 @@ def keeps_up(
 def _lag_of_profiles() -> dg.AssetChecksDefinition:
     up = "Records of the log are in the profiles soon"
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=[_spec(LIVE_PROCESS, PROFILES_KEEP_UP, up, "warning")], name="lag_of_profiles"
     )
     def lag_of_profiles(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
@@ -274,9 +258,7 @@ def _lag_of_profiles() -> dg.AssetChecksDefinition:
 def _lake() -> dg.AssetChecksDefinition:
     up = "Records of the log are in the lake soon"
 
-    @dg.multi_asset_check(
-        specs=[_spec(WEB_EVENTS, LAKE_KEEPS_UP, up, "warning")], name="lag_of_web_events"
-    )
+    @asset_checks(specs=[_spec(WEB_EVENTS, LAKE_KEEPS_UP, up, "warning")], name="lag_of_web_events")
     def lag_of_web_events(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
         def check() -> CheckResult:
             lake = platform.lake()
@@ -314,7 +296,7 @@ def _since(moment: datetime) -> float:
 def _refused() -> dg.AssetChecksDefinition:
     few = f"At most {REFUSED_PERCENT} % of the last {REFUSED_HOURS} hours' records are dead letters"
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=[_spec(WEB_DEAD_LETTERS, FEW_REFUSED, few, "warning", WEB_EVENTS)],
         name="share_of_web_dead_letters",
     )
@@ -458,7 +440,7 @@ def _runs(wrong: Any) -> list[tuple[int, int]]:
 def _positions() -> dg.AssetChecksDefinition:
     once = "Every position of the log is in the lake once, as an event or as a dead letter"
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=[_spec(WEB_EVENTS, EACH_ONCE, once, "error", WEB_DEAD_LETTERS)],
         name="positions_of_web_events",
     )
@@ -514,7 +496,7 @@ def _ledger() -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["warehouse", FACT])
     none = f"{FACT} was loaded from ranges of positions without a gap, none beyond the lake's"
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=[_spec(key, LOADED, none, "error", WEB_EVENTS)],
         name=f"positions_of_{FACT}",
         pool=POOL,
@@ -582,7 +564,7 @@ def _agreement() -> dg.AssetChecksDefinition:
     agree = "Live profiles are what the warehouse makes of the same events"
     facts = [dg.AssetKey(["warehouse", name]) for name in ("fct_purchase", "fct_interaction", FACT)]
 
-    @dg.multi_asset_check(
+    @asset_checks(
         specs=[_spec(PROFILE_STORE, AGREE, agree, "error", *facts)],
         name="live_profiles_agree",
         pool=POOL,

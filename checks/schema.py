@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import dagster as dg
+import pyarrow as pa
 
 from assets.warehouse import POOL, TOPICS
-from checks._common import days_looked_at, reported, rule_specs, spec
+from checks._common import asset_checks, days_looked_at, reported, rule_specs, spec
 from profilehouse.contracts import Contract, contract, contracts_of
 from profilehouse.events.build import EVENT_SOURCES
 from profilehouse.platform import Platform
@@ -18,6 +19,7 @@ from profilehouse.profiles.features import load_declaration, profile_contract
 from profilehouse.quality.result import CheckResult
 from profilehouse.quality.rules import Rule, Unique, row_rules
 from profilehouse.quality.sql import arrow_source, check_rows, columns_of, schema_difference
+from profilehouse.sources.held_back import held_records, holding_rules
 from profilehouse.sources.landing import records
 from profilehouse.warehouse import Warehouse
 from profilehouse.warehouse.ranges import FACT
@@ -46,18 +48,20 @@ def _landed_records(source: Contract) -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["lake", source.name])
     rules = _rules_of_records(source)
 
-    @dg.multi_asset_check(specs=rule_specs(key, rules), name=f"records_of_{source.name}")
+    @asset_checks(specs=rule_specs(key, rules), name=f"records_of_{source.name}")
     def landed_records(
         context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> Iterator[dg.AssetCheckResult]:
         from profilehouse.quality.gx import check_table  # noqa: PLC0415
 
         lake = platform.lake()
-        landed = list(lake.days(source.name))
-        days = days_looked_at(context, landed) if source.name in EVENT_SOURCES else landed
-        rows = records(source, lake, days)
+        there = list(lake.days(source.name))
+        days = days_looked_at(context, there) if source.name in EVENT_SOURCES else None
+        landed = records(source, lake, days)
+        rows = pa.concat_tables([landed, held_records(source, lake, days)])
+        held = {rule.name for rule in holding_rules(source)}
         for result in check_table(source, rules, rows, keys=("delivered_on", "line")):
-            yield reported(key, result)
+            yield reported(key, _of_held(result) if result.name in held else result)
 
     return landed_records
 
@@ -70,13 +74,28 @@ def _rules_of_records(source: Contract) -> list[Rule]:
     ]
 
 
+def _of_held(result: CheckResult) -> CheckResult:
+    """What a failure means whose rows are held back: nothing downstream has them.
+
+    So it warns; if the rule holds back all rows, the source has changed, and nothing may go on.
+    """
+    if result.passed or result.failing == result.total:
+        return result
+    return replace(
+        result,
+        severity="warning",
+        observed=f"{result.observed}; these are held back",
+        remedy=f"Fix them with `profilehouse quarantine`. {result.remedy}",
+    )
+
+
 def _built_events() -> dg.AssetChecksDefinition:
     events = contract("events")
     key = dg.AssetKey(["lake", events.name])
     rules = row_rules(events)
     read = sorted({*events.primary_key, *(name for rule in rules for name in rule.columns)})
 
-    @dg.multi_asset_check(specs=rule_specs(key, rules), name="rows_of_events")
+    @asset_checks(specs=rule_specs(key, rules), name="rows_of_events")
     def rows_of_events(
         context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> Iterator[dg.AssetCheckResult]:
@@ -96,9 +115,7 @@ def _table(table: Contract) -> dg.AssetChecksDefinition:
     position = POSITIONS.get(table.name, ())
     columns = spec(key, COLUMNS, f"{table.name} has the columns of its contract", "error")
 
-    @dg.multi_asset_check(
-        specs=[columns, *rule_specs(key, rules)], name=f"rows_of_{table.name}", pool=POOL
-    )
+    @asset_checks(specs=[columns, *rule_specs(key, rules)], name=f"rows_of_{table.name}", pool=POOL)
     def rows_of_table(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
         with platform.warehouse() as warehouse:
             found = columns_of(warehouse, table.name)

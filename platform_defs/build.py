@@ -15,6 +15,7 @@ from assets.warehouse import warehouse_assets
 from checks.anomaly import anomaly_checks
 from checks.completeness import completeness_checks
 from checks.consistency import consistency_checks
+from checks.datasets import dataset_checks
 from checks.live import live_checks
 from checks.schema import schema_checks
 from platform_defs.fresh_events import fresh_events
@@ -49,6 +50,7 @@ def build_defs(settings: Settings, **overrides: Any) -> dg.Definitions:
             *schema_checks(),
             *completeness_checks(),
             *consistency_checks(),
+            *dataset_checks(),
             *anomaly_checks(),
             *live,
         ],

@@ -10,23 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import yaml
-from open_data_contract_standard.model import (
-    DataQuality,
-    OpenDataContractStandard,
-    SchemaProperty,
-)
+from open_data_contract_standard.model import OpenDataContractStandard, SchemaProperty
 from pydantic import ValidationError
 
+from profilehouse.contract_quality import QualityRule, Silence, quality_rules, silences
+from profilehouse.contract_quality import Severity as Severity  # noqa: PLC0414
 from profilehouse.errors import ProfilehouseError
 
 CONTRACTS_DIR = Path(__file__).resolve().parent.parent / "contracts"
-
-Severity = Literal["error", "warning"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning")
 
 ARROW_TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
@@ -70,6 +65,7 @@ class Column:
     """One column: its logical type (a key of ARROW_TYPES) and what its values must satisfy.
 
     Timestamps are UTC without a zone; `object` is JSON text; `array` is a list of strings.
+    `shortest` and `longest` bound the code points of a text.
     `references` names the `table.column` whose values this one must be among.
     """
 
@@ -82,6 +78,8 @@ class Column:
     minimum: float | None = None
     maximum: float | None = None
     pattern: str | None = None
+    shortest: int | None = None
+    longest: int | None = None
     values: tuple[str, ...] = ()
     references: str | None = None
 
@@ -93,16 +91,6 @@ class Column:
     def sql_type(self, dialect: str) -> str:
         """The column type in one warehouse's DDL."""
         return SQL_TYPES[dialect][self.type]
-
-
-@dataclass(frozen=True)
-class RowExpression:
-    """A rule every row must satisfy, as a boolean SQL expression in the Snowflake dialect."""
-
-    name: str
-    expression: str
-    description: str
-    severity: Severity
 
 
 @dataclass(frozen=True)
@@ -118,8 +106,9 @@ class Contract:
     primary_key: tuple[str, ...]
     partition_by: tuple[str, ...]
     cluster_by: tuple[str, ...]
-    expressions: tuple[RowExpression, ...]
+    quality: tuple[QualityRule, ...]
     path: Path
+    silences: tuple[Silence, ...] = ()
     properties: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
@@ -221,8 +210,9 @@ def _contract(document: OpenDataContractStandard, path: Path) -> Contract:
         primary_key=_in_order({c.name: p.primaryKeyPosition for c, p in named if p.primaryKey}),
         partition_by=_in_order({c.name: p.partitionKeyPosition for c, p in named if p.partitioned}),
         cluster_by=tuple(custom.get("clusterBy") or ()),
-        expressions=tuple(_expression(q) for q in table.quality or []),
+        quality=quality_rules(table.quality or [], {c.name: p.quality or [] for c, p in named}),
         path=path,
+        silences=silences(custom.pop("silences", None)),
         properties=custom,
     )
 
@@ -243,7 +233,7 @@ def _column(prop: SchemaProperty) -> Column:
             f" it must be one of {', '.join(ARROW_TYPES)}"
         )
     options = prop.logicalTypeOptions or {}
-    unknown = set(options) - {"minimum", "maximum", "pattern"}
+    unknown = set(options) - {"minimum", "maximum", "pattern", "minLength", "maxLength"}
     if unknown:
         raise ValueError(f"property {prop.name}: unknown logicalTypeOptions {sorted(unknown)}")
     return Column(
@@ -256,6 +246,8 @@ def _column(prop: SchemaProperty) -> Column:
         minimum=options.get("minimum"),
         maximum=options.get("maximum"),
         pattern=options.get("pattern"),
+        shortest=options.get("minLength"),
+        longest=options.get("maxLength"),
         values=tuple(str(v.value) for v in prop.enum or []),
         references=_reference(prop),
     )
@@ -266,19 +258,3 @@ def _reference(prop: SchemaProperty) -> str | None:
     if len(targets) > 1 or any(not isinstance(t, str) or t.count(".") != 1 for t in targets):
         raise ValueError(f"property {prop.name}: relationships: one `to: table.column` at most")
     return targets[0] if targets else None
-
-
-def _expression(rule: DataQuality) -> RowExpression:
-    if rule.type != "sql" or not rule.name or not rule.query or not rule.description:
-        raise ValueError(
-            f"quality rule {rule.name!r}: needs type: sql, a name, a description and a query"
-        )
-    severity = rule.severity or "error"
-    if severity not in SEVERITIES:
-        raise ValueError(f"quality rule {rule.name}: severity must be one of {SEVERITIES}")
-    return RowExpression(
-        name=rule.name,
-        expression=rule.query,
-        description=" ".join(rule.description.split()),
-        severity=severity,
-    )

@@ -33,7 +33,7 @@ from profilehouse.lake import Lake
 from profilehouse.log import Batch, Log, check_size, key_of
 from profilehouse.profiles.features import LATE_DAYS
 from profilehouse.sources.landing import land
-from profilehouse.sources.repairs import Repair, keep, repaired_letters
+from profilehouse.sources.repairs import Repair, digest, keep, repaired_letters
 from profilehouse.times import utc_now
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def _repairs(
             Repair(
                 letter=letter.id,
                 delivered_on=letter.delivered_on,
-                refused=refused,
+                sha256=digest(refused),
                 record=refused if mended is None else mended.strip(),
             ),
         )

@@ -42,8 +42,8 @@ def refusals(lines: Sequence[bytes], contract: Contract) -> dict[int, str]:
     """The records that do not satisfy the contract: their index in `lines` and the reason.
 
     A record is refused for anything that is not one JSON object, a missing required field, an
-    unknown field, a wrong type, a value outside the contract's range, set or pattern, or a year
-    before FIRST_YEAR or after LAST_YEAR.
+    unknown field, a wrong type, a value outside the contract's range, set, length or pattern, or a
+    year before FIRST_YEAR or after LAST_YEAR.
     """
     decoder = _decoder(contract)
     dated = [c.name for c in contract.columns if c.type in ("date", "timestamp")]
@@ -127,6 +127,10 @@ def _field_type(column: Column) -> Any:
         return Annotated[int, msgspec.Meta(ge=low, le=high)]
     if column.type == "number":
         return Annotated[float, msgspec.Meta(ge=column.minimum, le=column.maximum)]
-    if column.pattern is not None:
-        return Annotated[str, msgspec.Meta(pattern=python_pattern(column.pattern))]
+    if column.type == "string":
+        pattern = None if column.pattern is None else python_pattern(column.pattern)
+        demands = msgspec.Meta(
+            pattern=pattern, min_length=column.shortest, max_length=column.longest
+        )
+        return Annotated[str, demands]
     return _PYTHON_TYPES[column.type]

@@ -10,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from profilehouse.contracts import Column, Contract, RowExpression
+from profilehouse.contract_quality import Dependency, Distinct, Expression, QualityRule
+from profilehouse.contracts import Column, Contract
 from profilehouse.quality.rules import row_rules
 
 VISITS = Contract(
@@ -28,12 +29,22 @@ VISITS = Contract(
         Column("token", "string", "Token.", unique=True),
         Column("began_at", "timestamp", "Begin.", required=True),
         Column("ended_at", "timestamp", "End."),
+        Column("note", "string", "Note.", shortest=2, longest=4),
+        Column("zip", "string", "Postal code."),
+        Column("city", "string", "City."),
+        Column("seat", "integer", "Seat."),
     ),
     primary_key=("id", "kind"),
     partition_by=(),
     cluster_by=(),
-    expressions=(
-        RowExpression("ends_after_it_begins", "ended_at >= began_at", "It ends.", "error"),
+    quality=(
+        QualityRule(
+            "ends_after_it_begins", Expression("ended_at >= began_at"), "It ends.", "error"
+        ),
+        QualityRule(
+            "zip_tells_city", Dependency(("zip",), "city"), "One city a zip.", "error", "geo-team"
+        ),
+        QualityRule("seat_is_taken_once", Distinct(("seat", "zip")), "One a seat.", "error"),
     ),
     path=Path("contracts/warehouse/visits.odcs.yaml"),
 )
@@ -52,6 +63,9 @@ GOOD: dict[str, Any] = {
     "token": "a",
     "began_at": NOON,
     "ended_at": NOON.replace(hour=13),
+    "note": "ok",
+    "zip": "10115",
+    "city": "Berlin",
 }
 FAULTS: dict[str, list[dict[str, Any]]] = {
     "id_is_present": [{"id": None}],
@@ -64,6 +78,9 @@ FAULTS: dict[str, list[dict[str, Any]]] = {
     "began_at_is_present": [{"began_at": None}],
     "primary_key_is_unique": [{"id": 7}, {"id": 7}, {"id": 7, "kind": "app"}],
     "ends_after_it_begins": [{"ended_at": NOON.replace(hour=11)}],
+    "note_has_length_between_2_and_4": [{"note": "é"}, {"note": "seven"}],
+    "zip_tells_city": [{"city": "Bonn"}, {"zip": "1", "city": "A"}, {"zip": "1", "city": "B"}],
+    "seat_is_taken_once": [{"seat": 4}, {"seat": 4}],
 }
 """For each rule, rows of which those and no others break it (the last key has a twin only once)."""
 FAILING = {name: len(rows) for name, rows in FAULTS.items()} | {"primary_key_is_unique": 2}
@@ -80,5 +97,8 @@ def all_faults() -> pa.Table:
     return visits(
         {},
         {"share": None, "pages": None, "url": None, "token": None, "ended_at": None},
+        {"note": None, "zip": None, "city": "Bonn"},
+        {"city": None},
+        {"note": "éééé", "seat": 5},
         *(change for rows in FAULTS.values() for change in rows),
     )

@@ -14,10 +14,13 @@ from profilehouse.errors import ProfilehouseError
 
 COMMANDS = {
     "collect": "collect",
+    "contracts": "contracts",
     "dead-letters": "dead_letters",
     "profile": "profile",
+    "quarantine": "quarantine",
     "send": "send",
     "stream": "stream",
+    "validate": "validate",
 }
 """Each command's module in this package; the command has the module's name."""
 

@@ -43,6 +43,8 @@ def _kind(column: Column) -> str:
         return "literal"
     if column.type != "string":
         return column.type
+    if column.shortest is not None or column.longest is not None:
+        return "other"
     if column.pattern is None or _TEXT.fullmatch(column.pattern):
         return "text"
     return "graphic" if _GRAPHIC.fullmatch(column.pattern) else "other"

@@ -23,7 +23,9 @@ import pyarrow.compute as pc
 
 from profilehouse.contracts import contract
 from profilehouse.decode import FIRST_YEAR, LAST_YEAR, record_type
+from profilehouse.events.rules import broken, rules_of_batches
 from profilehouse.log import Batch
+from profilehouse.quality.rules import Rule
 
 plain: ModuleType | None = None
 if find_spec("profilehouse_native"):
@@ -52,9 +54,10 @@ class Decoded:
 def decode(batch: Batch, topic_id: str) -> Decoded:
     """Decode records of one partition; none stops the others.
 
-    A record is refused for what `profilehouse.decode.refusals` refuses, and if it names neither a
-    user nor an anonymous visitor. A purchase with order_id and content_id gets the event_id that
-    the shop's own deliveries have for it, so that it counts once if it comes both ways.
+    A record is refused for what `profilehouse.decode.refusals` refuses, if it names neither a user
+    nor an anonymous visitor, and if it breaks a rule of the contract that one record decides. A
+    purchase with order_id and content_id gets the event_id that the shop's own deliveries have for
+    it, so that it counts once if it comes both ways.
 
     Args:
         batch: of one partition.
@@ -69,7 +72,17 @@ def decode(batch: Batch, topic_id: str) -> Decoded:
             others = _events(_columns(records.values()), list(records), batch, topic_id)
             in_order = np.argsort([*places, *records])
             events = pa.concat_tables([events, others]).take(pa.array(in_order))
-    return Decoded(events, _dead_letters(reasons, batch, topic_id))
+            places = sorted([*places, *records])
+    if wrong := broken(events, _rules()):
+        reasons |= {places[row]: reason for row, reason in wrong.items()}
+        kept = [row not in wrong for row in range(events.num_rows)]
+        events = events.filter(pa.array(kept, pa.bool_()))
+    return Decoded(events, _dead_letters(dict(sorted(reasons.items())), batch, topic_id))
+
+
+@cache
+def _rules() -> tuple[Rule, ...]:
+    return rules_of_batches(contract("web"))
 
 
 def empty() -> Decoded:

@@ -177,7 +177,7 @@ def profile_contract(declaration: Declaration) -> Contract:
         primary_key=("user_id",),
         partition_by=(),
         cluster_by=(),
-        expressions=(),
+        quality=(),
         properties={},
         path=PROFILE_PATH,
     )

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -22,8 +23,10 @@ from profilehouse.errors import ProfilehouseError
 from profilehouse.quality.result import CheckResult
 from profilehouse.quality.rules import (
     Between,
+    Depends,
     Holds,
     InSet,
+    Length,
     Matches,
     Present,
     Rule,
@@ -34,6 +37,8 @@ from profilehouse.quality.sql import (
     ArrowSource,
     Counts,
     arrow_source,
+    failing_rows,
+    passes,
     rows_in,
     run_rules,
     type_name,
@@ -115,6 +120,34 @@ def check_snowflake(
         datasource.get_engine().dispose()
 
 
+def write_suite(contract: Contract, rules: Sequence[Rule], folder: Path) -> Path:
+    """Write a contract's row rules as a suite of a Great Expectations project.
+
+    `great_expectations.get_context(mode="file", project_root_dir=folder)` opens it, under the
+    contract's name. Rules over several columns or rows are queries in Snowflake's SQL, so they run
+    on a SQL data source; all others run on pandas and Spark too.
+
+    Args:
+        contract: of the dataset.
+        rules: of that contract.
+        folder: of the project, made where it is none.
+
+    Returns:
+        The file of the suite.
+    """
+    gx = _quiet_gx()
+    expectations = [_expectation(rule, None, str) for rule in rules]
+    for expectation, rule in zip(expectations, rules, strict=True):
+        expectation.notes = f"{rule.description}. Owner: {rule.owner}. To do: {rule.remedy}."
+        expectation.severity = "critical" if rule.severity == "error" else "warning"
+    context: Any = gx.get_context(mode="file", project_root_dir=folder)
+    meta = {"contract": contract.name, "contract_version": contract.version}
+    context.suites.add_or_update(
+        gx.ExpectationSuite(name=contract.name, expectations=expectations, meta=meta)
+    )
+    return folder / "gx" / "expectations" / f"{contract.name}.json"
+
+
 def _count_in_pandas(
     rules: Sequence[Rule], table: pa.Table, source: ArrowSource, rows: str
 ) -> dict[str, int]:
@@ -157,8 +190,14 @@ def _count(
     return counts
 
 
-def _expectation(rule: Rule, answer: str, read: Callable[[str], str]) -> Any:
-    """The expectation that says the same as a rule; an expression's answers are in a column."""
+def _expectation(rule: Rule, answer: str | None, read: Callable[[str], str]) -> Any:
+    """The expectation that says the same as a rule.
+
+    Args:
+        rule: to say.
+        answer: the column with the answers of an expression; a query where None.
+        read: translates a pattern.
+    """
     gxe: Any = import_module("great_expectations.expectations")
     kind: Any
     options: dict[str, Any]
@@ -179,7 +218,13 @@ def _expectation(rule: Rule, answer: str, read: Callable[[str], str]) -> Any:
         case Unique(columns):
             kind = gxe.ExpectCompoundColumnsToBeUnique
             options = {"column_list": [*columns], "ignore_row_if": "any_value_is_missing"}
-        case Holds():
+        case Length(column, shortest, longest):
+            kind = gxe.ExpectColumnValueLengthsToBeBetween
+            options = {"column": column, "min_value": shortest, "max_value": longest}
+        case Holds() | Depends() if answer is None:
+            kind = gxe.UnexpectedRowsExpectation
+            options = {"unexpected_rows_query": failing_rows(rule.test, "{batch}", ["*"])}
+        case Holds() | Depends():
             kind = gxe.ExpectColumnValuesToBeInSet
             options = {"column": answer, "value_set": [True]}
     return kind(**options, meta={"rule": rule.name})
@@ -194,15 +239,15 @@ def _reason(exceptions: Mapping[str, Any]) -> str:
 def _held(rules: Sequence[Rule]) -> list[str]:
     """The answers to the rules that are expressions, as columns of a SELECT."""
     return [
-        f"({rule.test.expression}) AS rule_{i}"
+        f"({passes(rule.test)}) AS rule_{i}"
         for i, rule in enumerate(rules)
-        if isinstance(rule.test, Holds)
+        if isinstance(rule.test, Holds | Depends)
     ]
 
 
 def _read(rules: Sequence[Rule]) -> list[str]:
     """The columns that the other rules read."""
-    names = (rule.columns for rule in rules if not isinstance(rule.test, Holds))
+    names = (rule.columns for rule in rules if not isinstance(rule.test, Holds | Depends))
     return list(dict.fromkeys(chain.from_iterable(names)))
 
 
@@ -232,12 +277,15 @@ def _series(column: pa.ChunkedArray) -> Any:
 
 def _context() -> Any:
     """A Great Expectations context that leaves no files and tells nobody."""
-    os.environ[ANALYTICS] = "False"
-    import great_expectations as gx  # noqa: PLC0415
-
-    context: Any = gx.get_context(mode="ephemeral")
+    context: Any = _quiet_gx().get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
     return context
+
+
+def _quiet_gx() -> Any:
+    """Great Expectations, sending no usage statistics."""
+    os.environ[ANALYTICS] = "False"
+    return import_module("great_expectations")
 
 
 def _snowflake(settings: Settings) -> Any:

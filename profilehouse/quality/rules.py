@@ -1,13 +1,15 @@
-"""Row rules: what a contract demands of each row and key, as values that two executors run.
+"""Rules: what a contract demands of its rows (two executors run these) and of the whole dataset.
 
-Belongs here: making rules out of a contract. Does not belong here: running them (sql.py, gx.py).
+Belongs here: making rules out of a contract. Does not belong here: running them (sql.py, gx.py,
+datasets.py).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from functools import cached_property
 
 import pyarrow as pa
@@ -16,7 +18,21 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from profilehouse.contracts import Column, Contract, RowExpression, Severity
+from profilehouse.contract_quality import (
+    BusyHours,
+    Dependency,
+    Distinct,
+    Expression,
+    Freshness,
+    NullShare,
+    OfDataset,
+    OfRows,
+    QualityRule,
+    Reconciliation,
+    Silence,
+    Volume,
+)
+from profilehouse.contracts import Column, Contract, Severity
 from profilehouse.errors import ProfilehouseError
 
 PORTABLE_ESCAPES = "dDwW"
@@ -55,6 +71,32 @@ class Matches:
 
 
 @dataclass(frozen=True)
+class Length:
+    """A text has so many code points, both bounds included."""
+
+    column: str
+    shortest: int | None
+    longest: int | None
+
+
+@dataclass(frozen=True)
+class Depends:
+    """Rows that agree in the determinant agree in the dependent column.
+
+    A row fails unless more than half of the rows with its determinant have its value; rows in which
+    one of the columns is null are left out.
+    """
+
+    determinant: tuple[str, ...]
+    dependent: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns that it reads."""
+        return (*self.determinant, self.dependent)
+
+
+@dataclass(frozen=True)
 class Unique:
     """No two rows have the same values; rows in which one of them is null are left out.
 
@@ -77,25 +119,49 @@ class Holds:
         return tuple(dict.fromkeys(column.name.lower() for column in found))
 
 
-Test = Present | Between | InSet | Matches | Unique | Holds
+RowTest = Present | Between | InSet | Matches | Length | Holds
+"""What one row decides alone."""
+Test = RowTest | Unique | Depends
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One demand on the rows of a dataset, named as a predicate."""
+    """One demand on the rows of a dataset, named as a predicate.
+
+    Attributes:
+        owner: who is to be asked.
+        silences: rows of these delivery days do not count, each until its last day.
+        declared: whether the contract's quality section says it. What columns demand is refused
+            already where records come in; what the section demands is not.
+    """
 
     name: str
     test: Test
     severity: Severity
     description: str
     remedy: str
+    owner: str
+    silences: tuple[Silence, ...] = ()
+    declared: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns it reads."""
-        if isinstance(self.test, Unique | Holds):
+        if isinstance(self.test, Unique | Holds | Depends):
             return self.test.columns
         return (self.test.column,)
+
+
+@dataclass(frozen=True)
+class DatasetRule:
+    """One demand on a dataset as a whole, named as a predicate."""
+
+    name: str
+    demand: OfDataset
+    severity: Severity
+    description: str
+    remedy: str
+    owner: str
 
 
 def row_rules(contract: Contract, within: Sequence[str] = ()) -> tuple[Rule, ...]:
@@ -117,14 +183,57 @@ def row_rules(contract: Contract, within: Sequence[str] = ()) -> tuple[Rule, ...
     if contract.primary_key and contract.primary_key not in keys:
         keys.append(contract.primary_key)
     rules += [_unique(contract, key, tuple(within)) for key in keys]
-    rules += [_holds(contract, expression) for expression in contract.expressions]
-    names = [rule.name for rule in rules]
+    for rule in contract.quality:
+        if isinstance(rule.demand, OfRows):
+            rules.append(_declared(contract, rule, tuple(within)))
+    of_dataset = [rule.name for rule in dataset_rules(contract)]
+    names = [rule.name for rule in rules] + of_dataset
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ProfilehouseError(
             f"{contract.path.name}: two rules are named {', '.join(repeated)};"
             " rename a quality rule"
         )
+    for silence in contract.silences:
+        if silence.rule not in names or silence.rule in of_dataset:
+            raise ProfilehouseError(
+                f"{contract.path.name}: silences: there is no row rule {silence.rule};"
+                f" there are: {', '.join(rule.name for rule in rules)}"
+            )
+    return tuple(
+        replace(rule, silences=tuple(s for s in contract.silences if s.rule == rule.name))
+        for rule in rules
+    )
+
+
+def dataset_rules(contract: Contract) -> tuple[DatasetRule, ...]:
+    """The rules of a contract that no row decides: null shares, volume, freshness, reconciliation.
+
+    Raises:
+        ProfilehouseError: for a rule that names a column that the contract lacks.
+    """
+    rules = []
+    for rule in contract.quality:
+        demand = rule.demand
+        if isinstance(demand, OfRows):
+            continue
+        _refuse_unknown(contract, rule, _columns_of(demand))
+        owner = rule.owner or contract.owner
+        rules.append(
+            DatasetRule(
+                name=rule.name,
+                demand=demand,
+                severity=rule.severity,
+                description=rule.description.rstrip("."),
+                remedy=_remedy_of_dataset(contract, demand, owner),
+                owner=owner,
+            )
+        )
     return tuple(rules)
+
+
+def silenced_days(rule: Rule, today: date) -> tuple[Silence, ...]:
+    """The silences of a rule that hold today."""
+    return tuple(silence for silence in rule.silences if today <= silence.until)
 
 
 def python_pattern(pattern: str) -> str:
@@ -150,6 +259,7 @@ def _column_rules(contract: Contract, column: Column) -> list[Rule]:
                 severity="error",
                 description=f"{name} is not null",
                 remedy=f"Ask {contract.owner} to fill {name}, or make it optional in {place}",
+                owner=contract.owner,
             )
         )
     if column.minimum is not None or column.maximum is not None:
@@ -161,6 +271,7 @@ def _column_rules(contract: Contract, column: Column) -> list[Rule]:
                 severity="error",
                 description=f"{name} is {text}",
                 remedy=correct,
+                owner=contract.owner,
             )
         )
     if column.values:
@@ -171,6 +282,19 @@ def _column_rules(contract: Contract, column: Column) -> list[Rule]:
                 severity="error",
                 description=f"{name} is one of {', '.join(column.values)}",
                 remedy=correct,
+                owner=contract.owner,
+            )
+        )
+    if column.shortest is not None or column.longest is not None:
+        text = _bounds(column.shortest, column.longest)
+        rules.append(
+            Rule(
+                name=f"{name}_has_length_{_word(text)}",
+                test=Length(name, column.shortest, column.longest),
+                severity="error",
+                description=f"{name} has {text} characters",
+                remedy=correct,
+                owner=contract.owner,
             )
         )
     if column.pattern is not None:
@@ -181,6 +305,7 @@ def _column_rules(contract: Contract, column: Column) -> list[Rule]:
                 severity="error",
                 description=f"{name} matches {column.pattern}",
                 remedy=correct,
+                owner=contract.owner,
             )
         )
     return rules
@@ -195,26 +320,83 @@ def _unique(contract: Contract, key: tuple[str, ...], within: tuple[str, ...]) -
         description=f"({', '.join(key)}) is unique"
         + (f" within one {', '.join(scope)}" if scope else ""),
         remedy=f"Ask {contract.owner} which of the rows is right, remove the others and load again",
+        owner=contract.owner,
     )
 
 
-def _holds(contract: Contract, rule: RowExpression) -> Rule:
-    try:
-        test = Holds(sqlglot.parse_one(rule.expression, read="snowflake").sql("snowflake"))
-    except SqlglotError as error:
-        reason = " ".join(str(error).split())
-        raise ProfilehouseError(
-            f"{contract.path.name}: quality rule {rule.name}: {rule.expression!r} is no SQL"
-            f" expression: {reason}"
-        ) from error
+def _declared(contract: Contract, rule: QualityRule, within: tuple[str, ...]) -> Rule:
+    test: Test
+    owner = rule.owner or contract.owner
+    match rule.demand:
+        case Expression(sql):
+            test = _holds(contract, rule.name, sql)
+        case Distinct(columns):
+            test = Unique(tuple(name for name in within if name not in columns) + columns)
+        case Dependency(determinant, dependent):
+            apart = tuple(name for name in within if name not in determinant)
+            test = Depends(apart + determinant, dependent)
+        case _:
+            raise TypeError(f"{rule.name} is no row rule")
+    _refuse_unknown(contract, rule, [name for name in test.columns if name not in within])
     return Rule(
         name=rule.name,
         test=test,
         severity=rule.severity,
         description=rule.description.rstrip("."),
-        remedy=f"Ask {contract.owner} to correct the rows, or mend the rule"
+        remedy=f"Ask {owner} to correct the rows, or mend the rule"
         f" in contracts/{contract.kind}/{contract.path.name}",
+        owner=owner,
+        declared=True,
     )
+
+
+def _holds(contract: Contract, name: str, sql: str) -> Holds:
+    try:
+        return Holds(sqlglot.parse_one(sql, read="snowflake").sql("snowflake"))
+    except SqlglotError as error:
+        reason = " ".join(str(error).split())
+        raise ProfilehouseError(
+            f"{contract.path.name}: quality rule {name}: {sql!r} is no SQL expression: {reason}"
+        ) from error
+
+
+def _refuse_unknown(contract: Contract, rule: QualityRule, columns: Sequence[str]) -> None:
+    known = [column.name for column in contract.columns]
+    if unknown := [name for name in columns if name not in known]:
+        raise ProfilehouseError(
+            f"{contract.path.name}: quality rule {rule.name}: {contract.name} has no column"
+            f" {unknown[0]}; there are: {', '.join(known)}"
+        )
+
+
+def _columns_of(demand: OfDataset) -> list[str]:
+    match demand:
+        case NullShare(column) | Freshness(column) | BusyHours(column):
+            return [column]
+        case Volume():
+            return [] if demand.per is None else [demand.per]
+        case Reconciliation():
+            return [*demand.columns, *demand.by]
+
+
+def _remedy_of_dataset(contract: Contract, demand: OfDataset, owner: str) -> str:
+    place = f"contracts/{contract.kind}/{contract.path.name}"
+    match demand:
+        case NullShare(column):
+            return f"Ask {owner} why {column} is missing, or allow a larger share in {place}"
+        case Volume():
+            return (
+                f"Ask {owner} whether rows were lost or sent twice, or mend the bounds in {place}"
+            )
+        case Freshness():
+            return f"See that {contract.name} is still loaded; if so, ask {owner} what holds it up"
+        case BusyHours():
+            return f"Ask {owner} for the records of these hours, and to deliver the days again"
+        case Reconciliation(dataset):
+            return (
+                f"Load {contract.name} again from what {dataset} holds now; if they still differ,"
+                f" ask {owner}"
+            )
 
 
 def _refuse_misfits(contract: Contract, column: Column) -> None:
@@ -228,6 +410,15 @@ def _refuse_misfits(contract: Contract, column: Column) -> None:
         raise ProfilehouseError(f"{place}: minimum {bounds[0]} is above maximum {bounds[1]}")
     if (column.values or column.pattern is not None) and column.type != "string":
         raise ProfilehouseError(f"{place}: enum and pattern are for string only")
+    lengths = [length for length in (column.shortest, column.longest) if length is not None]
+    if lengths and column.type != "string":
+        raise ProfilehouseError(f"{place}: minLength and maxLength are for string only")
+    if any(type(length) is not int or length < 0 for length in lengths) or (
+        lengths != sorted(lengths)
+    ):
+        raise ProfilehouseError(
+            f"{place}: minLength and maxLength must be whole, from 0 on, and in order"
+        )
     if column.pattern is not None:
         problem = _pattern_problem(column.pattern)
         if problem:

@@ -8,24 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import pyarrow as pa
 from sqlglot import exp
 
+from profilehouse.contract_quality import Silence
 from profilehouse.contracts import Contract, Severity
 from profilehouse.quality.result import SAMPLE_SIZE, CheckResult, percent, sample_of
 from profilehouse.quality.rules import (
     Between,
+    Depends,
     Holds,
     InSet,
+    Length,
     Matches,
     Present,
+    RowTest,
     Rule,
+    Test,
     Unique,
+    silenced_days,
 )
 
+PARTITION = "delivered_on"
+"""The column whose days a silence names."""
 Counts = tuple[int, dict[str, int]]
 """Rows in all, and how many of them fail, by rule."""
 
@@ -124,11 +133,13 @@ def run_rules(
         count: counts for the rules that can run, given the dataset as something to select from.
     """
     schema = columns_of(source, table)
+    today = datetime.now(UTC).date()
     problems = {rule.name: _problem(contract, rule, schema) for rule in rules}
     runnable = [rule for rule in rules if problems[rule.name] is None]
     reads = [name for rule in runnable for name in rule.columns]
     locate = [name for name in keys if name in schema.names]
-    rows = _rows(table, schema, [*locate, *reads])
+    silencing = [PARTITION] if any(rule.silences for rule in runnable) else []
+    rows = _rows(table, schema, [*locate, *reads, *silencing])
     total, failing = count(runnable, rows) if runnable else (rows_in(source, rows), {})
     personal = {column.name for column in contract.columns if column.personal}
     results = []
@@ -137,11 +148,47 @@ def run_rules(
             results.append(_result(rule, total, total, problem=f"{problem} in {table}"))
             continue
         sample: tuple[Mapping[str, str], ...] = ()
-        if failing[rule.name]:
+        count_failing = failing[rule.name]
+        silences = silenced_days(rule, today) if count_failing else ()
+        silenced = 0
+        if silences:
+            silenced, found = _apart(rule, rows, locate, source, silences)
+            sample = sample_of(found.to_pylist(), personal)
+        elif count_failing:
             found = source.query(sample_statement(rule, rows, locate))
             sample = sample_of(found.to_pylist(), personal)
-        results.append(_result(rule, failing[rule.name], total, sample))
+        result = _result(rule, count_failing - silenced, total, sample)
+        if silenced:
+            result = _with_silenced(result, silenced, silences)
+        results.append(result)
     return results
+
+
+def _apart(
+    rule: Rule, rows: str, keys: Sequence[str], source: Source, silences: Sequence[Silence]
+) -> tuple[int, pa.Table]:
+    """How many failing rows are silenced, and the first of the others."""
+    days = [silence.partition for silence in silences]
+    among = f"{PARTITION} IN ({', '.join('?' for _ in days)})"
+    names = list(dict.fromkeys([*keys, *rule.columns]))
+    failing = f"({failing_rows(rule.test, rows, [*dict.fromkeys([PARTITION, *names])])}) AS failing"
+    counted = source.query(f"SELECT COUNT(*) AS silenced FROM {failing} WHERE {among}", days)  # noqa: S608
+    listed = ", ".join(names)
+    others = source.query(
+        f"SELECT {listed} FROM {failing} WHERE {PARTITION} IS NULL OR NOT {among}"  # noqa: S608
+        f" ORDER BY {listed} LIMIT {SAMPLE_SIZE}",
+        days,
+    )
+    return int(counted["silenced"][0].as_py()), others
+
+
+def _with_silenced(result: CheckResult, silenced: int, silences: Sequence[Silence]) -> CheckResult:
+    why = "; ".join(f"{s.partition} until {s.until}: {s.reason}" for s in silences)
+    return replace(
+        result,
+        observed=f"{result.observed}; {silenced:,} rows are silenced ({why})",
+        numbers={**result.numbers, "silenced": silenced},
+    )
 
 
 def columns_of(source: Source, table: str) -> pa.Schema:
@@ -158,7 +205,8 @@ def rows_in(source: Source, rows: str) -> int:
 def count_statement(rules: Sequence[Rule], rows: str) -> str:
     """One SELECT of one row: `total`, and `failing_<i>` for the i-th rule.
 
-    All tests of single rows are one scan; every uniqueness is one aggregate beside it.
+    All tests of single rows are one scan; every uniqueness and dependency is one aggregate beside
+    it.
 
     Args:
         rules: to count.
@@ -167,10 +215,15 @@ def count_statement(rules: Sequence[Rule], rows: str) -> str:
     scan = ["COUNT(*) AS total"]
     parts = []
     for i, rule in enumerate(rules):
-        if isinstance(rule.test, Unique):
+        if isinstance(rule.test, Unique | Depends):
+            groups = (
+                _duplicates(rule.test, rows)
+                if isinstance(rule.test, Unique)
+                else _minorities(rule.test, rows)
+            )
             parts.append(
                 f"(SELECT CAST(COALESCE(SUM(copies), 0) AS BIGINT) AS failing_{i}"  # noqa: S608
-                f" FROM ({_duplicates(rule.test, rows)}) AS keys_{i}) AS unique_{i}"
+                f" FROM ({groups}) AS groups_{i}) AS group_{i}"
             )
         else:
             scan.append(f"COUNT(CASE WHEN {fails_where(rule.test)} THEN 1 END) AS failing_{i}")
@@ -179,10 +232,15 @@ def count_statement(rules: Sequence[Rule], rows: str) -> str:
 
 
 def sample_statement(rule: Rule, rows: str, keys: Sequence[str]) -> str:
-    """The first failing rows by their keys; for uniqueness the first keys and their copies."""
-    if isinstance(rule.test, Unique):
+    """The first failing rows by their keys; of what rows share, the values and their copies."""
+    if isinstance(rule.test, Unique | Depends):
         order = ", ".join(rule.test.columns)
-        return f"{_duplicates(rule.test, rows)} ORDER BY {order} LIMIT {SAMPLE_SIZE}"
+        groups = (
+            _duplicates(rule.test, rows)
+            if isinstance(rule.test, Unique)
+            else _minorities(rule.test, rows)
+        )
+        return f"{groups} ORDER BY {order} LIMIT {SAMPLE_SIZE}"
     names = ", ".join(dict.fromkeys([*keys, *rule.columns]))
     return (
         f"SELECT {names} FROM {rows} WHERE {fails_where(rule.test)}"  # noqa: S608
@@ -190,7 +248,7 @@ def sample_statement(rule: Rule, rows: str, keys: Sequence[str]) -> str:
     )
 
 
-def fails_where(test: Present | Between | InSet | Matches | Holds) -> str:
+def fails_where(test: RowTest) -> str:
     """The condition of the rows that fail a test; never true for null, Present excepted."""
     match test:
         case Present(column):
@@ -203,8 +261,48 @@ def fails_where(test: Present | Between | InSet | Matches | Holds) -> str:
             return f"{column} NOT IN ({', '.join(map(_text, values))})"
         case Matches(column, pattern):
             return f"REGEXP_COUNT({column}, {_text(pattern)}) = 0"
+        case Length(column, shortest, longest):
+            short = [] if shortest is None else [f"LENGTH({column}) < {shortest}"]
+            long = [] if longest is None else [f"LENGTH({column}) > {longest}"]
+            return " OR ".join(short + long)
         case Holds(expression):
             return f"NOT ({expression})"
+
+
+def failing_rows(test: Test, rows: str, columns: Sequence[str]) -> str:
+    """A query of the rows that fail a test, one by one.
+
+    Args:
+        test: of a rule.
+        rows: what to select from.
+        columns: those wanted of each row.
+    """
+    select = f"SELECT {', '.join(columns)} FROM {rows}"  # noqa: S608
+    match test:
+        case Unique(names):
+            shared = ", ".join(names)
+            return (
+                f"{select} WHERE {_complete(names)}"
+                f" QUALIFY COUNT(*) OVER (PARTITION BY {shared}) > 1"
+            )
+        case Depends(determinant, dependent):
+            alike = ", ".join(determinant)
+            return (
+                f"{select} WHERE {_complete(test.columns)}"
+                f" QUALIFY 2 * COUNT(*) OVER (PARTITION BY {alike}, {dependent})"
+                f" <= COUNT(*) OVER (PARTITION BY {alike})"
+            )
+        case _:
+            return f"{select} WHERE {fails_where(test)}"
+
+
+def passes(test: Depends | Holds) -> str:
+    """An expression that is not false of a row that satisfies the test."""
+    if isinstance(test, Holds):
+        return test.expression
+    alike, complete = ", ".join(test.determinant), _complete(test.columns)
+    same = f"SUM(CASE WHEN {complete} THEN 1 END) OVER (PARTITION BY {alike}"
+    return f"NOT ({complete}) OR 2 * {same}, {test.dependent}) > {same})"
 
 
 def schema_difference(contract: Contract, actual: pa.Schema) -> CheckResult:
@@ -325,7 +423,9 @@ def _result(
     problem: str | None = None,
 ) -> CheckResult:
     where = (
-        "" if isinstance(rule.test, Unique) else f"; find them with WHERE {fails_where(rule.test)}"
+        ""
+        if isinstance(rule.test, Unique | Depends)
+        else f"; find them with WHERE {fails_where(rule.test)}"
     )
     return CheckResult(
         name=rule.name,
@@ -357,11 +457,11 @@ def _numbers(failing: int, total: int) -> dict[str, float]:
 def _problem(contract: Contract, rule: Rule, schema: pa.Schema) -> str | None:
     """Why a rule cannot run over these columns, if it cannot."""
     wanted = {column.name: type_name(column.arrow_type) for column in contract.columns}
-    for name in rule.columns:
+    for name in (*rule.columns, *([PARTITION] if rule.silences else ())):
         if name not in schema.names:
             return f"cannot run: column {name} is missing"
         found = type_name(schema.field(name).type)
-        any_type = isinstance(rule.test, Present | Unique)
+        any_type = isinstance(rule.test, Present | Unique | Depends)
         if not any_type and found != wanted.get(name, found):
             return f"cannot run: column {name} is {found} instead of {wanted[name]}"
     return None
@@ -401,11 +501,24 @@ def _rows(table: str, schema: pa.Schema, columns: Collection[str]) -> str:
 
 def _duplicates(test: Unique, rows: str) -> str:
     names = ", ".join(test.columns)
-    complete = " AND ".join(f"{name} IS NOT NULL" for name in test.columns)
     return (
-        f"SELECT {names}, COUNT(*) AS copies FROM {rows} WHERE {complete}"  # noqa: S608
+        f"SELECT {names}, COUNT(*) AS copies FROM {rows} WHERE {_complete(test.columns)}"  # noqa: S608
         f" GROUP BY {names} HAVING COUNT(*) > 1"
     )
+
+
+def _minorities(test: Depends, rows: str) -> str:
+    """Values of a dependent column that at most half of the rows of their determinant have."""
+    alike, names = ", ".join(test.determinant), ", ".join(test.columns)
+    return (
+        f"SELECT {names}, COUNT(*) AS copies FROM {rows} WHERE {_complete(test.columns)}"  # noqa: S608
+        f" GROUP BY {names}"
+        f" QUALIFY 2 * COUNT(*) <= SUM(COUNT(*)) OVER (PARTITION BY {alike})"
+    )
+
+
+def _complete(columns: Sequence[str]) -> str:
+    return " AND ".join(f"{name} IS NOT NULL" for name in columns)
 
 
 def _orphan_counts(table: str, orphans: Mapping[int, str]) -> str:

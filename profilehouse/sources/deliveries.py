@@ -1,6 +1,8 @@
 """Delivered files: which there are, which day each is for, and the lines in them.
 
-A source delivers one file a business day, `<source>/<YYYY-MM-DD>.jsonl`, or `.jsonl.gz`.
+A source delivers one file a business day, `<source>/<YYYY-MM-DD>.jsonl`, or `.jsonl.gz`. It may
+announce one, before or after, by `<source>/<YYYY-MM-DD>.announced.json`, which says how many
+records the file has: `{"records": 4021}`.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ import zlib
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from gzip import BadGzipFile, decompress
+from typing import Annotated
 from zoneinfo import ZoneInfo
 
+import msgspec
 from pyarrow import fs
 
 from profilehouse.contracts import Contract
@@ -20,6 +24,11 @@ from profilehouse.decode import FIRST_YEAR, LAST_YEAR
 from profilehouse.errors import ProfilehouseError
 
 _FILE_NAME = re.compile(r"(\d{4}-\d{2}-\d{2})\.jsonl(\.gz)?")
+_ANNOUNCED = re.compile(r"(\d{4}-\d{2}-\d{2})\.announced\.json")
+
+
+class _Announcement(msgspec.Struct, forbid_unknown_fields=True):
+    records: Annotated[int, msgspec.Meta(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -29,13 +38,14 @@ class Deliveries:
     `written_at` is when each file was last written, UTC without a zone.
 
     `repeated` has the days with more than one file, and all names of each; which of them is right
-    only the source can say.
+    only the source can say. `announced` names the announcement of each day that has one.
     """
 
     files: dict[date, str]
     written_at: dict[date, datetime]
     unrecognised: tuple[str, ...]
     repeated: dict[date, tuple[str, ...]]
+    announced: dict[date, str]
 
 
 @dataclass(frozen=True)
@@ -51,11 +61,14 @@ class Folder:
         named: dict[date, list[str]] = {}
         written_at: dict[date, datetime] = {}
         unrecognised: list[str] = []
+        announced: dict[date, str] = {}
         for info in self._listed(selector):
             day = _day(info.base_name)
             if info.type != fs.FileType.File or info.base_name.startswith("."):
                 continue
-            if day is None:
+            if told := _day(info.base_name, _ANNOUNCED):
+                announced[told] = info.base_name
+            elif day is None:
                 unrecognised.append(info.base_name)
             else:
                 named.setdefault(day, []).append(info.base_name)
@@ -65,7 +78,21 @@ class Folder:
             written_at=written_at,
             unrecognised=tuple(sorted(unrecognised)),
             repeated={day: tuple(sorted(names)) for day, names in named.items() if len(names) > 1},
+            announced=announced,
         )
+
+    def announced_records(self, source: Contract, name: str) -> int:
+        """How many records an announcement says that the file of its day has.
+
+        Raises:
+            ProfilehouseError: where it cannot be read or says something else.
+        """
+        try:
+            return msgspec.json.decode(self.read(source, name), type=_Announcement).records
+        except msgspec.MsgspecError as error:
+            raise ProfilehouseError(
+                f'{source.name}/{name}: {error}; it must be as {{"records": 4021}}'
+            ) from error
 
     def _listed(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
         try:
@@ -127,8 +154,8 @@ def close_of(day: date, zone: ZoneInfo) -> datetime:
     return midnight.astimezone(UTC).replace(tzinfo=None)
 
 
-def _day(name: str) -> date | None:
-    match = _FILE_NAME.fullmatch(name)
+def _day(name: str, form: re.Pattern[str] = _FILE_NAME) -> date | None:
+    match = form.fullmatch(name)
     try:
         day = date.fromisoformat(match[1]) if match else None
     except ValueError:

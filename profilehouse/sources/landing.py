@@ -1,8 +1,9 @@
-"""Landing: delivered files into the lake, good records as received, bad ones as dead letters.
+"""Landing: delivered files into the lake, good records as received, bad ones as dead letters, those
+that break a rule into quarantine.
 
-The order of the commits makes it safe to be killed anywhere: records, then dead letters, then the
-row in `deliveries` that says the day is whole. A day without that row is landed again, so the row
-of an earlier delivery of that day is taken away first.
+The order of the commits makes it safe to be killed anywhere: records, dead letters, quarantine,
+then the row in `deliveries` that says the day is whole. A day without that row is landed again, so
+the row of an earlier delivery of that day is taken away first.
 """
 
 from __future__ import annotations
@@ -21,9 +22,13 @@ from profilehouse.decode import refusals, typed_columns
 from profilehouse.errors import ProfilehouseError
 from profilehouse.lake import Lake
 from profilehouse.sources.deliveries import Folder, close_of, fingerprint, lines_of
+from profilehouse.sources.held_back import TABLE as QUARANTINE
+from profilehouse.sources.held_back import held_back
 from profilehouse.sources.repairs import digest, repaired_at, repairs_of, with_repairs
 from profilehouse.times import utc_now
 
+PLACE = ("delivered_on", "line")
+"""What tells a landed record."""
 ENVELOPE = ("delivered_on", "line", "received_at")
 """What stays of a landed row beside its record's own columns."""
 BYTES_PER_COMMIT = 96 * 2**20
@@ -37,6 +42,7 @@ class Landed:
     days: list[date] = field(default_factory=list)
     records: int = 0
     dead_letters: int = 0
+    quarantined: int = 0
     unchanged: int = 0
     problems: dict[date, str] = field(default_factory=dict)
 
@@ -56,6 +62,7 @@ def land(
     folder: Folder,
     lake: Lake,
     zone: ZoneInfo,
+    run: str | None = None,
 ) -> Landed:
     """Land one source's deliveries of the given business days.
 
@@ -66,6 +73,7 @@ def land(
     Args:
         source: the contract; its property `delivery` is `daily` or `on_change`: whether a day
             without a file is a problem.
+        run: that lands, if one does; it is noted beside the records that are held back.
     """
     landed = Landed()
     pending: list[_Day] = []
@@ -74,10 +82,10 @@ def land(
         pending.append(day)
         size += sum(map(len, day.lines))
         if size >= BYTES_PER_COMMIT:
-            _commit(source, pending, lake, zone, landed)
+            _commit(source, pending, lake, zone, run, landed)
             pending, size = [], 0
     if pending:
-        _commit(source, pending, lake, zone, landed)
+        _commit(source, pending, lake, zone, run, landed)
     return landed
 
 
@@ -204,6 +212,7 @@ def _commit(
     pending: list[_Day],
     lake: Lake,
     zone: ZoneInfo,
+    run: str | None,
     landed: Landed,
 ) -> None:
     days = [day.delivered_on for day in pending]
@@ -238,12 +247,69 @@ def _commit(
         landed.days.append(day.delivered_on)
         landed.records += len(numbered)
         landed.dead_letters += len(refused)
+    rows, held = _hold_back(source, pending, _concat(good, contract("raw")), run)
+    landed.quarantined += len({*zip(*(held[name].to_pylist() for name in PLACE), strict=True)})
     begin_anew(lake, source.name, days)
-    lake.replace(source.name, _concat(good, contract("raw")), days=days)
+    lake.replace(source.name, rows, days=days)
     lake.replace(
         "dead_letters", _concat(dead, contract("dead_letters")), days=days, topic=source.name
     )
+    lake.replace(QUARANTINE, held, days=days, topic=source.name)
     lake.replace("deliveries", delivery_rows(source.name, deliveries), days=days, topic=source.name)
+
+
+def _hold_back(
+    source: Contract, pending: list[_Day], rows: pa.Table, run: str | None
+) -> tuple[pa.Table, pa.Table]:
+    """The rows that break no rule of the quality section, and the quarantine of the others.
+
+    A row that breaks one is looked at again with its repair in its place, if it has one.
+    """
+    schema = contract(QUARANTINE).arrow_schema
+    held = held_back(source, rows)
+    if not held:
+        return rows, schema.empty_table()
+    by_day = {day.delivered_on: day for day in pending}
+
+    def delivered_as(day: date, line: int) -> str:
+        return digest(by_day[day].lines[line - 1])
+
+    mended = {
+        (day, line): record
+        for day, line in held
+        if (record := by_day[day].repairs.get(delivered_as(day, line))) is not None
+        and not refusals([record], source)
+    }
+    if mended:
+        rows = _with_records(rows, mended)
+        held = held_back(source, rows)
+    places = list(zip(*(rows[name].to_pylist() for name in PLACE), strict=True))
+    kept = rows.filter(pa.array([place not in held for place in places], pa.bool_()))
+    apart = rows.filter(pa.array([place in held for place in places], pa.bool_())).to_pylist()
+    quarantine = [
+        {
+            **row,
+            "topic": source.name,
+            "rule": rule,
+            "contract_version": source.version,
+            "run": run,
+            "sha256": delivered_as(row["delivered_on"], row["line"]),
+        }
+        for row in apart
+        for rule in held[row["delivered_on"], row["line"]]
+    ]
+    return kept, pa.Table.from_pylist(quarantine, schema)
+
+
+def _with_records(rows: pa.Table, mended: Mapping[tuple[date, int], bytes]) -> pa.Table:
+    """Rows with other records in some places."""
+    columns = (rows[name].to_pylist() for name in (*PLACE, "record"))
+    records = [
+        mended[day, line].decode() if (day, line) in mended else record
+        for day, line, record in zip(*columns, strict=True)
+    ]
+    place = rows.schema.get_field_index("record")
+    return rows.set_column(place, rows.schema.field("record"), pa.array(records, pa.string()))
 
 
 def _raw_rows(day: _Day, received_at: datetime, kept: list[tuple[int, bytes]]) -> pa.Table:

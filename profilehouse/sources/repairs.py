@@ -1,4 +1,4 @@
-"""Repairs: mended records that stand in the place of refused ones.
+"""Repairs: mended records that stand in the place of those refused or held back.
 
 Belongs here: keeping them and finding them again. Does not belong here: dead letters as the
 operator sees them (dead_letters.py).
@@ -19,16 +19,16 @@ from profilehouse.lake import Lake
 TABLE = "repairs"
 
 Repairs = Mapping[date, Mapping[str, bytes]]
-"""Delivery day -> SHA-256 of the refused bytes -> the bytes in their place."""
+"""Delivery day -> SHA-256 of the bytes as delivered -> the bytes in their place."""
 
 
 @dataclass(frozen=True)
 class Repair:
-    """What is done about a dead letter: `record` stands in the place of `refused`."""
+    """What is done about a record: `record` stands in the place of the bytes with that SHA-256."""
 
     letter: str
     delivered_on: date
-    refused: bytes
+    sha256: str
     record: bytes
 
 
@@ -87,7 +87,7 @@ def keep(lake: Lake, topic: str, repairs: Collection[Repair], now: datetime) -> 
             "topic": topic,
             "delivered_on": repair.delivered_on,
             "letter": repair.letter,
-            "sha256": digest(repair.refused),
+            "sha256": repair.sha256,
             "record": repair.record,
             "repaired_at": now,
         }

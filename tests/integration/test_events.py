@@ -130,7 +130,7 @@ def test_mailings_and_redemptions_happen_when_their_business_day_begins(
 
 def test_every_amount_of_dollars_is_its_cents(house: Installation) -> None:
     cents = [*range(0, 3000), *range(9_990, 10_010), 999_999, 1_000_000]
-    lines = [bought(basket=n, sales_value=n / 100) for n in cents if n]
+    lines = [bought(basket=n, sales_value=n / 100, quantity=10) for n in cents if n]
     house.deliver("purchases", MONDAY, lines)
     built(house)
     assert events(house, "value_cents") == [n for n in cents if n]

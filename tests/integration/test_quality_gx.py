@@ -68,6 +68,10 @@ ROWS = st.lists(
             "token": TEXTS,
             "began_at": TIMES,
             "ended_at": TIMES,
+            "note": TEXTS,
+            "zip": st.none() | st.sampled_from(["1", "2"]),
+            "city": st.none() | st.sampled_from(["A", "B", "C"]),
+            "seat": st.none() | st.integers(0, 2),
         }
     ),
     max_size=6,

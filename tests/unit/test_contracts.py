@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,16 @@ import pytest
 import sqlglot
 import yaml
 
+from profilehouse.contract_quality import (
+    Dependency,
+    Distinct,
+    Expression,
+    Freshness,
+    NullShare,
+    Reconciliation,
+    Silence,
+    Volume,
+)
 from profilehouse.contracts import (
     ARROW_TYPES,
     SQL_TYPES,
@@ -78,6 +89,14 @@ def column(**changes: Any) -> dict[str, Any]:
     return {"name": "x", "logicalType": "string", "description": "Any.", **changes}
 
 
+def rule(**changes: Any) -> dict[str, Any]:
+    return {"name": "r", "description": "R.", **changes}
+
+
+def custom(**implementation: Any) -> dict[str, Any]:
+    return rule(type="custom", engine="profilehouse", implementation=implementation)
+
+
 def read(folder: Path, content: Any, name: str = "visits.odcs.yaml") -> Contract:
     path = folder / "lake" / name
     path.parent.mkdir(exist_ok=True)
@@ -100,12 +119,72 @@ def test_a_contract_says_what_its_file_says(tmp_path: Path) -> None:
     assert key.pattern == "^v[0-9]+$"
     assert (page.required, page.personal, page.values) == (False, True, ("home", "shop"))
     assert page.references == "pages.page"
-    [rule] = visits.expressions
+    [rule] = visits.quality
     assert (rule.name, rule.severity) == ("home_is_first", "warning")
-    assert rule.expression == "page = 'home' OR visit_id <> 'v1'"
+    assert rule.demand == Expression("page = 'home' OR visit_id <> 'v1'")
     assert visits.column("page") is page
     with pytest.raises(KeyError, match="visits has no column colour"):
         visits.column("colour")
+
+
+def test_rules_on_rows_and_on_the_dataset_are_read_with_their_owner_and_severity(
+    tmp_path: Path,
+) -> None:
+    city = custom(functionalDependency={"determinant": ["zip"], "dependent": "city"})
+    fresh = custom(freshness={"column": "seen_at", "hours": 26})
+    same = custom(
+        reconcile={
+            "dataset": "pages",
+            "measure": "sum",
+            "columns": {"cents": "value"},
+            "by": {"day": "delivered_on"},
+            "tolerancePercent": 0.5,
+            "where": "cents > 0",
+        }
+    )
+    unique = rule(
+        type="library", metric="duplicateValues", mustBe=0, arguments={"properties": ["a", "b"]}
+    )
+    volume = rule(
+        type="library", metric="rowCount", mustBeGreaterOrEqualTo=1, arguments={"per": "day"}
+    )
+    of_page = rule(
+        type="library",
+        metric="nullValues",
+        unit="percent",
+        mustBeLessOrEqualTo=2.5,
+        severity="warning",
+        customProperties=[{"property": "owner", "value": "crm-team"}],
+    )
+    silence = {
+        "rule": "r",
+        "partition": date(2026, 1, 31),
+        "reason": "Strike.",
+        "until": date(2026, 3, 1),
+    }
+    visits = read(
+        tmp_path,
+        document(
+            quality=[city, fresh, same, unique, volume],
+            properties=[column(quality=[of_page])],
+            customProperties=[{"property": "silences", "value": [silence]}],
+        ),
+    )
+    assert [rule.demand for rule in visits.quality] == [
+        Dependency(("zip",), "city"),
+        Freshness("seen_at", 26.0),
+        Reconciliation(
+            "pages", "sum", {"cents": "value"}, {"day": "delivered_on"}, 0.5, "cents > 0"
+        ),
+        Distinct(("a", "b")),
+        Volume(1, None, "day"),
+        NullShare("x", 2.5),
+    ]
+    assert [(rule.severity, rule.owner) for rule in visits.quality[-2:]] == [
+        ("error", None),
+        ("warning", "crm-team"),
+    ]
+    assert visits.silences == (Silence("r", date(2026, 1, 31), "Strike.", date(2026, 3, 1)),)
 
 
 def test_keys_have_the_order_of_their_positions_not_of_the_columns() -> None:
@@ -207,14 +286,44 @@ def message_of(folder: Path, content: object) -> str:
         (document(properties=[column(logicalType="money")]), "property x: logicalType is 'money'"),
         (document(properties=[column(logicalType=None)]), "property x: logicalType is None"),
         (
-            document(properties=[column(logicalTypeOptions={"maxLength": 3})]),
-            "property x: unknown logicalTypeOptions ['maxLength']",
+            document(properties=[column(logicalTypeOptions={"format": "uuid"})]),
+            "property x: unknown logicalTypeOptions ['format']",
         ),
         (
             document(properties=[column(relationships=[{"to": "pages"}])]),
             "property x: relationships: one `to: table.column` at most",
         ),
-        (document(quality=[{"type": "sql", "name": "r"}]), "quality rule 'r': needs type: sql"),
+        (document(quality=[{"type": "sql", "name": "r"}]), "quality rule 'r': needs a description"),
+        (document(quality=[rule(type="text")]), "quality rule 'r': must be type: sql with a query"),
+        (document(quality=[rule(name="a b")]), "'a b': needs a description and a name of letters"),
+        (
+            document(quality=[rule(type="library", metric="rowCount", mustBeBetween=[9, 1])]),
+            "quality rule 'r': rowCount needs mustBeBetween",
+        ),
+        (
+            document(quality=[rule(type="library", metric="duplicateValues", mustBe=0)]),
+            "quality rule 'r': duplicateValues needs mustBe: 0 and arguments",
+        ),
+        (
+            document(properties=[column(quality=[rule(type="sql", query="1 = 1")])]),
+            "quality rule 'r': of a property it must be type: library with metric: nullValues",
+        ),
+        (
+            document(quality=[custom(freshness={"column": "x", "hours": -1})]),
+            "quality rule 'r': implementation must be one of functionalDependency",
+        ),
+        (
+            document(quality=[custom(reconcile={"dataset": "pages", "measure": "mean"})]),
+            "quality rule 'r': reconcile: measure must be one of",
+        ),
+        (
+            document(quality=[custom(reconcile={"dataset": "pages", "measure": "sum"})]),
+            "reconcile: count takes no columns, sum takes one, keys take some",
+        ),
+        (
+            document(customProperties=[{"property": "silences", "value": [{"rule": "r"}]}]),
+            "silences: each has exactly rule, partition, reason, until",
+        ),
         (
             document(
                 quality=[
@@ -227,7 +336,7 @@ def message_of(folder: Path, content: object) -> str:
                     }
                 ]
             ),
-            "quality rule r: severity must be one of",
+            "quality rule 'r': severity must be one of",
         ),
     ],
 )

@@ -48,6 +48,7 @@ BOOKKEEPING = {
     "raw",
     "dead_letters",
     "deliveries",
+    "quarantine",
     "repairs",
     "load_ledger",
     "web_load_ledger",

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profilehouse.contracts import Column, Contract, RowExpression, contract, load_contracts
+from profilehouse.contract_quality import Expression, QualityRule
+from profilehouse.contracts import Column, Contract, contract, load_contracts
 from profilehouse.errors import ProfilehouseError
 from profilehouse.quality.rules import (
     Between,
@@ -37,7 +38,7 @@ def a_contract(*columns: Column, **more: object) -> Contract:
         "primary_key": (),
         "partition_by": (),
         "cluster_by": (),
-        "expressions": (),
+        "quality": (),
         "path": Path("contracts/sources/visits.odcs.yaml"),
     }
     return Contract(**(given | more))  # type: ignore[arg-type]
@@ -56,7 +57,7 @@ def test_every_demand_of_a_contract_becomes_a_rule_named_as_a_predicate() -> Non
         Column("kind", "string", "Kind.", values=("web", "app")),
         Column("url", "string", "Url.", pattern="^https?://", unique=True),
         primary_key=("visit_id", "kind"),
-        expressions=(RowExpression("is_deep", "depth > pages", "Deep.", "warning"),),
+        quality=(QualityRule("is_deep", Expression("depth > pages"), "Deep.", "warning"),),
     )
     rules = row_rules(visits)
     assert {rule.name: rule.test for rule in rules} == {
@@ -115,7 +116,7 @@ def test_a_rule_that_does_not_fit_its_column_is_refused(column: Column, says: st
 
 
 def test_an_expression_that_is_no_sql_is_refused() -> None:
-    broken = a_contract(expressions=(RowExpression("odd", "a = = (", "Odd.", "error"),))
+    broken = a_contract(quality=(QualityRule("odd", Expression("a = = ("), "Odd.", "error"),))
     with pytest.raises(ProfilehouseError, match=r"quality rule odd: 'a = = \(' is no SQL"):
         row_rules(broken)
 
@@ -123,7 +124,7 @@ def test_an_expression_that_is_no_sql_is_refused() -> None:
 def test_two_rules_of_one_name_are_refused() -> None:
     twice = a_contract(
         Column("a", "string", "A.", required=True),
-        expressions=(RowExpression("a_is_present", "a > ''", "A.", "error"),),
+        quality=(QualityRule("a_is_present", Expression("a > ''"), "A.", "error"),),
     )
     with pytest.raises(ProfilehouseError, match="two rules are named a_is_present"):
         row_rules(twice)

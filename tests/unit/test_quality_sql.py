@@ -8,7 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from profilehouse.contracts import contract, load_contracts
+from profilehouse.contract_quality import Dependency, QualityRule, Silence
+from profilehouse.contracts import Column, contract, load_contracts
+from profilehouse.errors import ProfilehouseError
 from profilehouse.quality.result import SAMPLE_SIZE, CheckResult
 from profilehouse.quality.rules import row_rules
 from profilehouse.quality.sql import (
@@ -22,6 +24,7 @@ from profilehouse.quality.sql import (
 
 PURCHASES = contract("purchases")
 CRM = contract("crm")
+DAY = date(2026, 3, 1)
 GOOD = {
     "household_id": 900,
     "store_id": 330,
@@ -131,7 +134,7 @@ def test_not_a_number_counts_as_missing() -> None:
 
 def test_infinity_is_out_of_range() -> None:
     table = purchases({"sales_value": float("inf")}, {"sales_value": float("-inf")})
-    assert failing(table) == {"sales_value_is_between_0_and_10000": 2}
+    assert failing(table) == {"sales_value_is_between_0_and_10000": 2, "unit_price_is_sane": 1}
 
 
 def test_a_rule_whose_column_is_missing_fails_and_the_others_still_run() -> None:
@@ -329,3 +332,61 @@ def test_a_zoned_timestamp_is_a_difference() -> None:
     field = pa.field("transaction_timestamp", pa.timestamp("us", "UTC"))
     result = schema_difference(PURCHASES, schema.set(index, field))
     assert "timestamp[us, tz=UTC], expected timestamp" in result.observed
+
+
+def test_a_silenced_day_is_not_counted_until_its_silence_ends_and_is_told() -> None:
+    strike = Silence("week_is_between_1_and_53", DAY, "Weeks were not sent.", date(2999, 1, 1))
+    table = purchases({"week": 54}, {"week": 55}, {"week": 54}, {"week": 2})
+    days = pa.array([DAY, DAY, DAY.replace(day=2), DAY], pa.date32())
+    table = table.append_column("delivered_on", days)
+
+    def found(silence: Silence) -> CheckResult:
+        silenced = replace(PURCHASES, silences=(silence,))
+        with arrow_source({"purchases": table}) as source:
+            results = check_rows(silenced, row_rules(silenced), source)
+        [result] = (r for r in results if r.name == "week_is_between_1_and_53")
+        return result
+
+    result = found(strike)
+    assert (result.failing, result.numbers["silenced"]) == (1, 2)
+    assert result.observed == (
+        "not so in 1 of 4 rows (25 %); 2 rows are silenced"
+        " (2026-03-01 until 2999-01-01: Weeks were not sent.)"
+    )
+    assert [row["product_id"] for row in result.sample] == ["3"]
+    assert found(replace(strike, until=date(2026, 3, 2))).failing == 3, "the silence has ended"
+    with pytest.raises(ProfilehouseError, match="silences: there is no row rule typo; there are"):
+        found(replace(strike, rule="typo"))
+
+
+def test_silenced_copies_of_a_key_are_told_apart_from_the_others() -> None:
+    silence = Silence("primary_key_is_unique", DAY, "Sent twice.", date(2999, 1, 1))
+    silenced = replace(PURCHASES, silences=(silence,))
+    table = purchases({"product_id": 5}, {"product_id": 5}, {"product_id": 6}, {"product_id": 6})
+    other = DAY.replace(day=2)
+    days = pa.array([DAY, DAY, DAY, other], pa.date32())
+    with arrow_source({"purchases": table.append_column("delivered_on", days)}) as source:
+        [result] = (
+            r
+            for r in check_rows(silenced, row_rules(silenced), source)
+            if r.name == "primary_key_is_unique"
+        )
+    assert (result.failing, result.numbers["silenced"]) == (1, 3)
+    assert [row["product_id"] for row in result.sample] == ["6"]
+
+
+def test_a_value_that_at_most_half_of_its_determinant_have_fails() -> None:
+    rule = QualityRule("zip_tells_city", Dependency(("zip",), "city"), "One city.", "error")
+    places = replace(
+        PURCHASES,
+        name="places",
+        columns=(Column("zip", "string", "Zip."), Column("city", "string", "City.")),
+        primary_key=(),
+        quality=(rule,),
+    )
+    rows = [("1", "A"), ("1", "A"), ("1", "B"), ("2", "C"), ("2", "D"), (None, "E"), ("1", None)]
+    table = pa.table(dict(zip(("zip", "city"), map(list, zip(*rows, strict=True)), strict=True)))
+    with arrow_source({"places": table}) as source:
+        [result] = check_rows(places, row_rules(places), source)
+    assert (result.failing, result.total) == (3, 7)
+    assert [row["city"] for row in result.sample] == ["B", "C", "D"]

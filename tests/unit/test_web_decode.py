@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, datetime
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from profilehouse.contract_quality import Distinct, Expression, QualityRule
 from profilehouse.contracts import contract
 from profilehouse.events import web
+from profilehouse.events.rules import rules_of_batches
 from profilehouse.events.web import decode
 from profilehouse.log import Batch
 
@@ -276,3 +279,37 @@ def test_plain_records_are_not_left_to_python() -> None:
     )
 
     assert plain.decode([tracked, b"{", tracked])[0] == [0, 2]
+
+
+def test_events_that_break_a_rule_of_the_contract_are_dead_letters_in_the_order_of_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rules = (
+        QualityRule(
+            "it_is_paid", Expression("event_type <> 'purchase' OR value_cents > 0"), "P.", "error"
+        ),
+        QualityRule("it_is_cheap", Expression("value_cents < 9"), "Cheap.", "error"),
+        QualityRule("it_has_a_url", Expression("url IS NOT NULL"), "U.", "warning"),
+        QualityRule("it_is_once", Distinct(("url",)), "Once.", "error"),
+    )
+    ruled = rules_of_batches(replace(contract("web"), quality=rules))
+    assert [rule.name for rule in ruled] == ["it_is_paid", "it_is_cheap"]
+    monkeypatch.setattr(web, "_rules", lambda: ruled)
+    values = (
+        record(event_id="good"),
+        record(event_type="purchase", value_cents=0),
+        b"{",
+        record(value_cents=9),
+        record(event_id="unknown", event_type="purchase"),
+    )
+    decoded = decode(batch(*values), "T")
+    assert decoded.events["event_id"].to_pylist() == ["good", "unknown"]
+    dead = decoded.dead.to_pylist()
+    assert [(row["log_offset"], row["record"]) for row in dead] == [
+        (8, values[1]),
+        (9, b"{"),
+        (10, values[3]),
+    ]
+    assert dead[0]["reason"] == "Rule it_is_paid is broken: P"
+    assert dead[2]["reason"] == "Rule it_is_cheap is broken: Cheap"
+    assert decode(batch(values[1]), "T").events.num_rows == 0

@@ -134,7 +134,7 @@ def test_not_a_number_counts_as_missing() -> None:
 
 def test_infinity_is_out_of_range() -> None:
     table = purchases({"sales_value": float("inf")}, {"sales_value": float("-inf")})
-    assert failing(table) == {"sales_value_is_between_0_and_10000": 2}
+    assert failing(table) == {"sales_value_is_between_0_and_10000": 2, "unit_price_is_sane": 1}
 
 
 def test_a_rule_whose_column_is_missing_fails_and_the_others_still_run() -> None:
@@ -246,7 +246,10 @@ TO_CONTENT = Reference("content_key", "dim_content", "content_key", "warning")
 
 
 def test_references_declared_by_a_contract_are_read_from_it() -> None:
-    assert references_of(FACT) == (Reference("occurred_on", "dim_date", "date"),)
+    assert references_of(FACT) == (
+        TO_CONTENT,
+        Reference("occurred_on", "dim_date", "date", "warning"),
+    )
 
 
 def test_rows_whose_reference_is_missing_are_counted_and_null_passes() -> None:

@@ -3,7 +3,6 @@ cent; what refers to another table finds it there; both kinds of profile agree.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -28,7 +27,7 @@ from profilehouse.profiles.agreement import Agreement, compare
 from profilehouse.profiles.features import load_declaration
 from profilehouse.quality.reconcile import same_rows
 from profilehouse.quality.result import CheckResult, sample_of
-from profilehouse.quality.sql import Reference, arrow_source, check_references, references_of
+from profilehouse.quality.sql import arrow_source, check_references, references_of
 from profilehouse.sources.held_back import held_by_day
 from profilehouse.sources.landing import records
 from profilehouse.warehouse import Warehouse
@@ -42,14 +41,6 @@ LOADED = "every_event_is_one_fact"
 MONEY_LOADED = "money_of_facts_is_that_of_events"
 AGREE = "store_and_warehouse_agree"
 
-KNOWN_GAPS = {
-    "fct_purchase": (Reference("content_key", "dim_content", "content_key", "warning"),),
-    "fct_interaction": (),
-    FACT: (),
-}
-"""References that real data breaks: worth a warning, no reason to stop."""
-CALENDAR = "dim_date"
-"""A fact of a day it lacks is odd, but one odd record must not stop the others."""
 DAYS_AT_ONCE = 92
 """Days of records read together, to bound memory."""
 
@@ -264,13 +255,7 @@ def _facts_by_day(warehouse: Warehouse, table: str, has_money: bool) -> pa.Table
 
 def _references(table: Contract) -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["warehouse", table.name])
-    references = [
-        *(
-            replace(r, severity="warning") if r.table == CALENDAR else r
-            for r in references_of(table)
-        ),
-        *KNOWN_GAPS[table.name],
-    ]
+    references = references_of(table)
     dimensions = {dg.AssetKey(["warehouse", reference.table]) for reference in references}
 
     @asset_checks(

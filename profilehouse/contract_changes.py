@@ -151,6 +151,8 @@ def _column_changes(old: Column, new: Column, incoming: bool) -> Iterator[tuple[
         words += [f"{value!r} is among its values" for value in sorted(more)]
         narrowed = bool(gone) if old.values and new.values else not old.values
         yield f"{name}: {', '.join(words)}", narrowed if incoming else bool(more) or not new.values
+    if old.references_severity != new.references_severity:
+        yield f"what {name} refers to is a matter of severity {new.references_severity} now", False
     if old.references != new.references:
         yield f"{name} refers to {new.references} instead of {old.references}", False
 

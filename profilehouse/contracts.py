@@ -17,7 +17,7 @@ import yaml
 from open_data_contract_standard.model import OpenDataContractStandard, SchemaProperty
 from pydantic import ValidationError
 
-from profilehouse.contract_quality import QualityRule, Silence, quality_rules, silences
+from profilehouse.contract_quality import SEVERITIES, QualityRule, Silence, quality_rules, silences
 from profilehouse.contract_quality import Severity as Severity  # noqa: PLC0414
 from profilehouse.errors import ProfilehouseError
 
@@ -66,7 +66,8 @@ class Column:
 
     Timestamps are UTC without a zone; `object` is JSON text; `array` is a list of strings.
     `shortest` and `longest` bound the code points of a text.
-    `references` names the `table.column` whose values this one must be among.
+    `references` names the `table.column` whose values this one must be among; real data may break
+    it, so how bad that is can be said.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Column:
     longest: int | None = None
     values: tuple[str, ...] = ()
     references: str | None = None
+    references_severity: Severity = "error"
 
     @property
     def arrow_type(self) -> pa.DataType:
@@ -249,12 +251,22 @@ def _column(prop: SchemaProperty) -> Column:
         shortest=options.get("minLength"),
         longest=options.get("maxLength"),
         values=tuple(str(v.value) for v in prop.enum or []),
-        references=_reference(prop),
+        **_reference(prop),
     )
 
 
-def _reference(prop: SchemaProperty) -> str | None:
-    targets: Sequence[Any] = [r.to for r in prop.relationships or []]
+def _reference(prop: SchemaProperty) -> dict[str, Any]:
+    relationships = prop.relationships or []
+    targets: Sequence[Any] = [r.to for r in relationships]
     if len(targets) > 1 or any(not isinstance(t, str) or t.count(".") != 1 for t in targets):
         raise ValueError(f"property {prop.name}: relationships: one `to: table.column` at most")
-    return targets[0] if targets else None
+    if not targets:
+        return {}
+    custom = {p.property: p.value for p in relationships[0].customProperties or []}
+    severity = custom.pop("severity", "error")
+    if custom or severity not in SEVERITIES:
+        raise ValueError(
+            f"property {prop.name}: relationships: customProperties may say severity, one of"
+            f" {SEVERITIES}"
+        )
+    return {"references": targets[0], "references_severity": severity}

@@ -361,8 +361,12 @@ class Reference:
 
 def references_of(contract: Contract) -> tuple[Reference, ...]:
     """The references that a contract declares."""
-    named = ((c.name, c.references.split(".")) for c in contract.columns if c.references)
-    return tuple(Reference(column, table, target) for column, (table, target) in named)
+    found = []
+    for column in contract.columns:
+        if column.references:
+            table, _, target = column.references.partition(".")
+            found.append(Reference(column.name, table, target, column.references_severity))
+    return tuple(found)
 
 
 def check_references(

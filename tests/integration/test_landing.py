@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from profilehouse.contract_quality import Distinct, Expression, QualityRule, Silence
 from profilehouse.contracts import Contract, contract
 from profilehouse.lake import Lake
 from profilehouse.sources import landing
@@ -201,6 +202,62 @@ def test_a_history_has_all_records_of_those_who_were_delivered_on_some_days(
     ]
     [row] = histories(CRM, house.platform.lake(), "household_id", [TUESDAY])[:1].to_pylist()
     assert row["household_id"] == 2
+
+
+# Held back
+
+RULED = replace(
+    REDEMPTIONS,
+    quality=(
+        QualityRule("campaign_is_known", Expression("campaign_id < 9"), "Known.", "error"),
+        QualityRule("coupon_is_once", Distinct(("household_id", "coupon_upc")), "Once.", "error"),
+        QualityRule("it_is_small", Expression("coupon_upc < 5"), "Small.", "warning"),
+    ),
+)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_each_record_is_landed_a_dead_letter_or_held_back_whichever_days_are_landed_together(
+    house: Installation, together: bool
+) -> None:
+    strange = redeemed(4, campaign_id=9)
+    house.deliver("redemptions", MONDAY, [redeemed(1), b"{", strange, redeemed(1), redeemed(2)])
+    house.deliver("redemptions", TUESDAY, [redeemed(1), redeemed(2, campaign_id=9), redeemed(2)])
+    days = (MONDAY, TUESDAY)
+    reports = [
+        landed(house, RULED, part) for part in ([days] if together else [(d,) for d in days])
+    ]
+    assert sum(report.quarantined for report in reports) == 5
+    assert [(r["delivered_on"], r["line"]) for r in rows(house)] == [(MONDAY, 5), (TUESDAY, 1)]
+    assert [(r["delivered_on"], r["line"]) for r in rows(house, "dead_letters")] == [(MONDAY, 2)]
+    assert sorted((r["delivered_on"], r["line"], r["rule"]) for r in rows(house, "quarantine")) == [
+        (MONDAY, 1, "coupon_is_once"),
+        (MONDAY, 3, "campaign_is_known"),
+        (MONDAY, 4, "coupon_is_once"),
+        (TUESDAY, 2, "campaign_is_known"),
+        (TUESDAY, 2, "coupon_is_once"),
+        (TUESDAY, 3, "coupon_is_once"),
+    ]
+
+
+def test_a_corrected_file_leaves_nothing_of_its_day_in_quarantine(house: Installation) -> None:
+    house.deliver("redemptions", MONDAY, [redeemed(1, campaign_id=9)])
+    house.deliver("redemptions", TUESDAY, [redeemed(1, campaign_id=9)])
+    landed(house, RULED, (MONDAY, TUESDAY))
+    house.deliver("redemptions", MONDAY, [redeemed(1)])
+    assert landed(house, RULED, (MONDAY, TUESDAY)).days == [MONDAY]
+    assert [row["delivered_on"] for row in rows(house, "quarantine")] == [TUESDAY]
+    assert [row["delivered_on"] for row in rows(house)] == [MONDAY]
+
+
+def test_a_silenced_rule_holds_nothing_back_on_its_day(house: Installation) -> None:
+    silence = Silence("campaign_is_known", MONDAY, "Renumbered.", MONDAY)
+    silenced = replace(RULED, silences=(silence,))
+    for day in (MONDAY, TUESDAY):
+        house.deliver("redemptions", day, [redeemed(1, campaign_id=9)])
+    landed(house, silenced, (MONDAY, TUESDAY))
+    assert [row["delivered_on"] for row in rows(house)] == [MONDAY]
+    assert [row["delivered_on"] for row in rows(house, "quarantine")] == [TUESDAY]
 
 
 # Again, corrected, late

@@ -293,6 +293,21 @@ def message_of(folder: Path, content: object) -> str:
             document(properties=[column(relationships=[{"to": "pages"}])]),
             "property x: relationships: one `to: table.column` at most",
         ),
+        (
+            document(
+                properties=[
+                    column(
+                        relationships=[
+                            {
+                                "to": "pages.page",
+                                "customProperties": [{"property": "severity", "value": "bad"}],
+                            }
+                        ]
+                    )
+                ]
+            ),
+            "property x: relationships: customProperties may say severity, one of",
+        ),
         (document(quality=[{"type": "sql", "name": "r"}]), "quality rule 'r': needs a description"),
         (document(quality=[rule(type="text")]), "quality rule 'r': must be type: sql with a query"),
         (document(quality=[rule(name="a b")]), "'a b': needs a description and a name of letters"),

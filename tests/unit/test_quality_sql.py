@@ -246,14 +246,17 @@ TO_CONTENT = Reference("content_key", "dim_content", "content_key", "warning")
 
 
 def test_references_declared_by_a_contract_are_read_from_it() -> None:
-    assert references_of(FACT) == (Reference("occurred_on", "dim_date", "date"),)
+    assert references_of(FACT) == (
+        TO_CONTENT,
+        Reference("occurred_on", "dim_date", "date", "warning"),
+    )
 
 
 def test_rows_whose_reference_is_missing_are_counted_and_null_passes() -> None:
     tables = facts(["a", "x", None, "x", "y", "b"])
     with arrow_source(tables) as source:
         recording = Recording(source)
-        content, day = check_references(FACT, [TO_CONTENT, *references_of(FACT)], recording)
+        content, day = check_references(FACT, references_of(FACT), recording)
     assert day.passed
     assert content.name == "content_key_is_in_dim_content"
     assert (content.passed, content.severity) == (False, "warning")

@@ -166,8 +166,7 @@ def load_ranges(
             warehouse.swap(fact, statements.first_copies(fact, sql, statements.LOGGED))
         else:
             warehouse.merge(fact, sql, statements.LOGGED)
-        if _ledger(warehouse, fact.name) != before:
-            raise StaleWriter(f"warehouse: another load of {fact.name} came between; run again")
+        _require_ledger(warehouse, fact.name, before)
         _write_ledger(warehouse, fact.name, _merged([*([] if anew else before), *new]))
     return RangeReport(fact.name, missing, sum(counts.values()), anew, row_count(warehouse, fact))
 
@@ -309,6 +308,26 @@ def _counted(batch: pa.RecordBatch, topic_id: str, asked: Ranges) -> dict[int, i
     if topics != [topic_id]:
         raise ValueError(f"rows of topics that were not asked for: {topics}, not {topic_id}")
     return found
+
+
+def _require_ledger(warehouse: Warehouse, table: str, expected: Sequence[_Loaded]) -> None:
+    """Let a transaction go on only where the table's ledger is still as it was read.
+
+    Ranges of a ledger do not overlap, so it is the same where it has as many rows and all of these.
+    """
+    names = ("topic_id", "log_partition", "first_offset", "end_offset", "fingerprint")
+    same = " OR ".join([f"({' AND '.join(f'{name} = ?' for name in names)})"] * len(expected))
+    warehouse.require(
+        f"SELECT COUNT(*) = ? AND COUNT(CASE WHEN {same or 'FALSE'} THEN 1 END) = ? AS same"  # noqa: S608
+        f" FROM {LEDGER} WHERE table_name = ?",
+        (
+            len(expected),
+            *(v for loaded in expected for v in msgspec.structs.astuple(loaded)[: len(names)]),
+            len(expected),
+            table,
+        ),
+        StaleWriter(f"warehouse: another load of {table} came between; run again"),
+    )
 
 
 def _write_ledger(warehouse: Warehouse, table: str, ledger: Sequence[_Loaded]) -> None:

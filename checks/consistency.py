@@ -25,6 +25,7 @@ from profilehouse.quality.sql import Reference, arrow_source, check_references, 
 from profilehouse.sources.landing import records
 from profilehouse.warehouse import Warehouse
 from profilehouse.warehouse.ranges import FACT
+from profilehouse.warehouse.visits import SESSIONS
 
 ACCOUNTED = "every_record_is_landed_or_a_dead_letter"
 REPEATED = "no_delivery_repeats_another"
@@ -38,6 +39,7 @@ KNOWN_GAPS = {
     "fct_purchase": (Reference("content_key", "dim_content", "content_key", "warning"),),
     "fct_interaction": (),
     FACT: (),
+    SESSIONS: (),
 }
 """References that real data breaks: worth a warning, no reason to stop."""
 CALENDAR = "dim_date"
@@ -52,7 +54,7 @@ def consistency_checks() -> list[dg.AssetChecksDefinition]:
         *(_accounts(source) for source in contracts_of("sources")),
         _events(),
         *(_facts(contract(table)) for table in TOPICS),
-        *(_references(contract(table)) for table in (*TOPICS, FACT)),
+        *(_references(contract(table)) for table in (*TOPICS, FACT, SESSIONS)),
         _profiles(),
     ]
 

@@ -39,7 +39,8 @@ from profilehouse.profiles.store import Cut, Store
 from profilehouse.quality.result import SAMPLE_SIZE, CheckResult, percent, sample_of
 from profilehouse.stream.status import Status, read_statuses, utc_now
 from profilehouse.warehouse import Warehouse
-from profilehouse.warehouse.ranges import FACT, Range, behind, load_ranges, loaded_ranges
+from profilehouse.warehouse.range_ledger import Range
+from profilehouse.warehouse.ranges import FACT, behind, load_ranges, loaded_ranges
 
 LIVE_CHECK_JOB = "live_checks"
 """The job that runs these checks every ten minutes."""

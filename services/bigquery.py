@@ -23,6 +23,8 @@ from services.process import HOST, free_port, running
 
 PROJECT = "profilehouse-test"
 _PINS = Path(__file__).with_suffix(".txt")
+_ALONE = {"PYTHONPATH": "", "PYTHONHOME": "", "PIP_USER": "0"}
+"""So that nothing from outside of the environment is taken for a part of it."""
 _INSTALL_SECONDS = 900
 _START_SECONDS = 60
 _EXTENSION = """
@@ -61,7 +63,7 @@ def bigquery_emulator() -> Iterator[BigQueryEmulator]:
         rest, grpc = free_port(), free_port()
         command = [str(environment / "bin" / "bqemulator"), "start", "--ephemeral"]
         command += ["--rest-port", str(rest), "--grpc-port", str(grpc), "--project", PROJECT]
-        variables = {"HOME": str(environment), "TMPDIR": folder}
+        variables = {**_ALONE, "HOME": str(environment), "TMPDIR": folder}
         with running(
             [*command, "--log-level", "warning"],
             port=rest,
@@ -93,7 +95,7 @@ def _environment() -> Path:
 def _call(command: list[str], **variables: str) -> None:
     done = subprocess.run(
         command,
-        env={**os.environ, **variables},
+        env={**os.environ, **_ALONE, **variables},
         capture_output=True,
         text=True,
         timeout=_INSTALL_SECONDS,

@@ -185,6 +185,18 @@ class Warehouse(ABC):
         self.execute(statements.delete_keys(dimension, key, select))
         self.execute(statements.insert(dimension, select))
 
+    def replace_keys(self, fact: Contract, keys: str, select: str) -> None:
+        """Replace the rows with some primary keys by what a query yields. Call it in a transaction.
+
+        Args:
+            fact: the table, of a single primary key.
+            keys: yields the keys whose rows go.
+            select: yields the fact's columns.
+        """
+        [key] = fact.primary_key
+        self.execute(statements.delete_keys(fact, key, keys))
+        self.execute(statements.insert(fact, select))
+
     def swap(self, table: Contract, select: str, params: Sequence[Any] = ()) -> None:
         """Replace all rows of a table by what the query yields. Call it in a transaction.
 

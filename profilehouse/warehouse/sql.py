@@ -56,6 +56,20 @@ def select_columns(sql: str) -> tuple[str, ...]:
     return tuple(name.lower() for name in query.named_selects)
 
 
+def over(select: str, query: str) -> str:
+    """A query that selects from `staged`, over what another query yields instead of it.
+
+    Both are in the Snowflake dialect; the other one may itself select from the table `staged`.
+    """
+    with _sqlglot(select):
+        tree = sqlglot.parse_one(select, read=DIALECT)
+        rows = sqlglot.parse_one(query, read=DIALECT)
+        for table in list(tree.find_all(exp.Table)):
+            if table.name == STAGED:
+                table.replace(exp.Subquery(this=rows.copy()).as_(table.alias or STAGED, table=True))
+        return tree.sql(DIALECT, comments=False)
+
+
 def lineage(
     sql: str, tables: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, list[tuple[str, str]]]:

@@ -25,7 +25,8 @@ from profilehouse.warehouse.load import load_fact
 from services.bigquery import PROJECT, BigQueryEmulator, bigquery_emulator
 from tests.visits import FAILING, LENIENT, RULES, SCHEMA, VISITS, all_faults
 
-pytest.register_assert_rewrite("tests.warehouse_suite")
+pytest.register_assert_rewrite("tests.warehouse_suite", "tests.session_suite")
+from tests.session_suite import SessionSuite  # noqa: E402
 from tests.warehouse_suite import (  # noqa: E402
     DAY_1,
     PURCHASES,
@@ -79,7 +80,7 @@ def settings(request: pytest.FixtureRequest) -> Iterator[Settings]:
 
 
 @pytest.mark.parametrize("settings", ENGINES, indirect=True)
-class TestOnBigQuery(WarehouseSuite):
+class TestOnBigQuery(WarehouseSuite, SessionSuite):
     pass
 
 

@@ -30,7 +30,8 @@ from profilehouse.warehouse.load import load_fact
 from profilehouse.warehouse.on_snowflake import connection_arguments
 from services.fakesnow import FakesnowServer, fakesnow_server
 
-pytest.register_assert_rewrite("tests.warehouse_suite")
+pytest.register_assert_rewrite("tests.warehouse_suite", "tests.session_suite")
+from tests.session_suite import SessionSuite  # noqa: E402
 from tests.warehouse_suite import (  # noqa: E402
     DAY_1,
     DAY_2,
@@ -82,7 +83,7 @@ def settings(request: pytest.FixtureRequest) -> Iterator[Settings]:
 
 
 @pytest.mark.parametrize("settings", ENGINES, indirect=True)
-class TestOnSnowflake(WarehouseSuite):
+class TestOnSnowflake(WarehouseSuite, SessionSuite):
     pass
 
 

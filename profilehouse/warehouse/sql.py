@@ -135,7 +135,7 @@ def _in_bigquery(node: exp.Expr) -> exp.Expr:  # noqa: PLR0911
         case exp.DateDiff():
             return exp.DatetimeDiff(this=node.this, expression=node.expression, unit=node.unit)
         case exp.TimestampTrunc():
-            unit = "ISOWEEK" if node.text("unit").upper() == "WEEK" else node.text("unit")
+            unit = "WEEK(MONDAY)" if node.text("unit").upper() == "WEEK" else node.text("unit")
             return exp.Anonymous(this="DATE_TRUNC", expressions=[node.this, exp.var(unit)])
         case exp.RegexpCount():
             matches = exp.Anonymous(

@@ -16,8 +16,9 @@ from google.api_core.exceptions import GoogleAPICallError
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
-from profilehouse.contracts import contract
+from profilehouse.contracts import contract, contracts_of
 from profilehouse.errors import ProfilehouseError
+from profilehouse.profiles.features import load_declaration, profile_contract
 from profilehouse.quality.sql import check_rows
 from profilehouse.settings import Settings, load_settings
 from profilehouse.warehouse import open_warehouse
@@ -26,6 +27,7 @@ from services.bigquery import PROJECT, BigQueryEmulator, bigquery_emulator
 from tests.visits import FAILING, LENIENT, RULES, SCHEMA, VISITS, all_faults
 
 pytest.register_assert_rewrite("tests.warehouse_suite", "tests.session_suite")
+from tests.integration.test_questions import questions  # noqa: E402
 from tests.session_suite import SessionSuite  # noqa: E402
 from tests.warehouse_suite import (  # noqa: E402
     DAY_1,
@@ -154,6 +156,17 @@ def test_every_fault_of_rows_is_counted(emulated: Settings) -> None:
             warehouse.swap(LENIENT, f"SELECT {', '.join(SCHEMA.names)} FROM staged")
         results = check_rows(VISITS, RULES, warehouse)
     assert {result.name: result.failing for result in results} == FAILING
+
+
+def test_every_documented_question_can_be_asked(emulated: Settings) -> None:
+    with open_warehouse(emulated) as warehouse:
+        for table in (*contracts_of("warehouse"), profile_contract(load_declaration())):
+            warehouse.create(table)
+        answers = {heading: warehouse.query(sql) for heading, sql in questions().items()}
+    assert len(answers) > 5
+    assert {heading for heading, rows in answers.items() if rows.num_rows} == {
+        "How large the segments are"
+    }
 
 
 # How it fails

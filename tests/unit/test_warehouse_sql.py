@@ -176,7 +176,7 @@ def test_values_stay_bound_when_translated() -> None:
         ),
         (
             "SELECT DATEDIFF(SECOND, a, b) AS c, DATE_TRUNC('WEEK', d) AS w FROM t",
-            "SELECT DATETIME_DIFF(b, a, SECOND) AS c, DATE_TRUNC(d, ISOWEEK) AS w FROM t",
+            "SELECT DATETIME_DIFF(b, a, SECOND) AS c, DATE_TRUNC(d, WEEK(MONDAY)) AS w FROM t",
         ),
         (
             "SELECT ARRAY_AGG(a) WITHIN GROUP (ORDER BY b DESC, a) AS l FROM t",

@@ -13,10 +13,12 @@ from profilehouse.contracts import Contract, Severity, contract, contracts_of
 from profilehouse.events.build import EVENT_SOURCES, stale_days
 from profilehouse.platform import Platform
 from profilehouse.profiles.features import LATE_DAYS
+from profilehouse.quality.reconcile import same_rows
 from profilehouse.quality.result import CheckResult, sample_of
 from profilehouse.quality.sql import Source
 from profilehouse.sources.landing import delivered, unlanded_days
 from profilehouse.warehouse.load import stale_days as stale_loads
+from profilehouse.warehouse.visits import COUNTED, IDENTITY, SESSIONS
 
 REFUSED = "no_record_was_refused"
 LANDED = "every_file_is_landed"
@@ -28,6 +30,8 @@ BUILT = "every_landed_day_is_built"
 DEMOGRAPHICS = "every_buyer_has_demographics"
 GAPLESS = "every_day_is_there"
 PROFILED = "every_user_with_events_has_a_profile"
+OWNED = "every_visit_with_a_login_has_its_owner"
+IN_SESSIONS = "every_event_is_in_one_session"
 
 LOADED_FROM = {
     "fct_purchase": "events",
@@ -40,7 +44,7 @@ LOADED_FROM = {
 
 
 def completeness_checks() -> list[dg.AssetChecksDefinition]:
-    """For each source, the events, each table of the warehouse, and the profiles."""
+    """For each source, the events, each table of the warehouse, the profiles, and the visits."""
     return [
         *(_source(source) for source in contracts_of("sources")),
         _built_days(),
@@ -48,6 +52,8 @@ def completeness_checks() -> list[dg.AssetChecksDefinition]:
         _known_users(),
         _calendar(),
         _known_profiles(),
+        _owned_visits(),
+        _whole_sessions(),
     ]
 
 
@@ -356,6 +362,78 @@ def every_user_with_events_has_a_profile(source: Source) -> CheckResult:
     )
     return _every_user_has(
         PROFILED, "users", "profile", users, "Materialize warehouse/profile again", "error"
+    )
+
+
+def _owned_visits() -> dg.AssetChecksDefinition:
+    key = dg.AssetKey(["warehouse", IDENTITY])
+
+    @dg.multi_asset_check(
+        specs=[spec(key, OWNED, "Every visit with a login that counts has its owner", "error")],
+        name=f"owners_of_{IDENTITY}",
+        pool=POOL,
+    )
+    def owners_of_visits(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
+        with platform.warehouse() as warehouse:
+            yield reported(key, every_visit_with_a_login_has_its_owner(warehouse))
+
+    return owners_of_visits
+
+
+def every_visit_with_a_login_has_its_owner(source: Source) -> CheckResult:
+    """Whether as many visits have an owner as have a login, of the events that count."""
+    logins = (
+        f"SELECT DISTINCT anonymous_id, session_id FROM ({COUNTED}) AS event"  # noqa: S608
+        " WHERE NOT user_id IS NULL AND NOT session_id IS NULL"
+    )
+    return same_rows(
+        OWNED,
+        source.query(f"SELECT 'all' AS of_what, COUNT(*) AS visits FROM ({logins}) AS login"),  # noqa: S608
+        source.query(
+            f"SELECT 'all' AS of_what, COUNT(*) AS visits FROM {IDENTITY} WHERE is_current"  # noqa: S608
+        ),
+        key=["of_what"],
+        description=f"every visit with a login has its owner in {IDENTITY}",
+        remedy=f"Materialize warehouse/{IDENTITY}, then warehouse/{SESSIONS}",
+    )
+
+
+def _whole_sessions() -> dg.AssetChecksDefinition:
+    key = dg.AssetKey(["warehouse", SESSIONS])
+
+    @dg.multi_asset_check(
+        specs=[spec(key, IN_SESSIONS, "Every event that counts is in one session", "error")],
+        name=f"events_of_{SESSIONS}",
+        pool=POOL,
+    )
+    def events_of_sessions(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
+        with platform.warehouse() as warehouse:
+            yield reported(key, every_event_is_in_one_session(warehouse))
+
+    return events_of_sessions
+
+
+def every_event_is_in_one_session(source: Source) -> CheckResult:
+    """Whether the sessions of each device have as many events as count, and no others.
+
+    A sample names devices by masks.
+    """
+    event = f"SELECT anonymous_id, COUNT(*) AS events FROM ({COUNTED}) AS event GROUP BY 1"  # noqa: S608
+    session = f"SELECT anonymous_id, SUM(events) AS events FROM {SESSIONS} GROUP BY 1"  # noqa: S608
+    differing = (
+        "SELECT {0}.anonymous_id, {0}.events FROM ({1}) AS event FULL JOIN ({2}) AS session"
+        " ON session.anonymous_id = event.anonymous_id"
+        " WHERE COALESCE(event.events, 0) <> COALESCE(session.events, 0)"
+        " AND NOT {0}.anonymous_id IS NULL"
+    )
+    return same_rows(
+        IN_SESSIONS,
+        source.query(differing.format("event", event, session)),
+        source.query(differing.format("session", event, session)),
+        key=["anonymous_id"],
+        description=f"every event that counts is in one session of its device in {SESSIONS}",
+        remedy=f"Materialize warehouse/{IDENTITY}, then warehouse/{SESSIONS}",
+        personal=["anonymous_id"],
     )
 
 

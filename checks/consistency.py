@@ -32,6 +32,7 @@ from profilehouse.sources.held_back import held_by_day
 from profilehouse.sources.landing import records
 from profilehouse.warehouse import Warehouse
 from profilehouse.warehouse.ranges import FACT
+from profilehouse.warehouse.visits import SESSIONS
 
 ACCOUNTED = "every_record_is_landed_or_a_dead_letter"
 REPEATED = "no_delivery_repeats_another"
@@ -51,7 +52,7 @@ def consistency_checks() -> list[dg.AssetChecksDefinition]:
         *(_accounts(source) for source in contracts_of("sources")),
         _events(),
         *(_facts(contract(table)) for table in TOPICS),
-        *(_references(contract(table)) for table in (*TOPICS, FACT)),
+        *(_references(contract(table)) for table in (*TOPICS, FACT, SESSIONS)),
         _profiles(),
     ]
 

@@ -40,7 +40,8 @@ from profilehouse.quality.result import SAMPLE_SIZE, CheckResult, percent, sampl
 from profilehouse.stream.status import Status, read_statuses
 from profilehouse.times import utc_now
 from profilehouse.warehouse import Warehouse
-from profilehouse.warehouse.ranges import FACT, Range, behind, load_ranges, loaded_ranges
+from profilehouse.warehouse.range_ledger import Range
+from profilehouse.warehouse.ranges import FACT, behind, load_ranges, loaded_ranges
 
 LIVE_CHECK_JOB = "live_checks"
 """The job that runs these checks every ten minutes."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = Path(".env")
+SECONDS_TO_END = 20
 WRITTEN = "# Written by make demo."
 console = Console(highlight=False, soft_wrap=True)
 
@@ -231,7 +232,8 @@ def _summarise(settings: Settings) -> None:
 
 def _serve(first_port: int) -> None:
     """Serve the UI, with the daemon for schedules and sensors, and the live path; until stopped."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stop in (signal.SIGTERM, signal.SIGINT):  # a shell's background job ignores the latter
+        signal.signal(stop, signal.default_int_handler)
     ui, page = _free_ports(first_port, 2)
     host = "127.0.0.1"
     profilehouse = [sys.executable, "-m", "profilehouse.cli"]
@@ -265,7 +267,10 @@ def _serve(first_port: int) -> None:
         for process in started.values():
             process.terminate()
         for process in started.values():
-            process.wait()
+            try:
+                process.wait(SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _start(name: str, command: list[str]) -> subprocess.Popen[bytes]:

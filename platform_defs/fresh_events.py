@@ -16,11 +16,13 @@ from assets.warehouse import PLAN_TAG, WEB_EVENTS
 from profilehouse.errors import ProfilehouseError
 from profilehouse.platform import Platform
 from profilehouse.warehouse.ranges import FACT, Plan
+from profilehouse.warehouse.visits import IDENTITY, SESSIONS
 
 NAME = "fresh_events"
 FRESH_JOB = "load_fresh_events"
 ATTEMPT_TAG = "profilehouse/attempt"
 FACT_KEY = dg.AssetKey(["warehouse", FACT])
+VISIT_KEYS = tuple(dg.AssetKey(["warehouse", table]) for table in (IDENTITY, SESSIONS))
 
 EVERY_SECONDS = 20
 LOAD_EVENTS = 10_000
@@ -66,9 +68,10 @@ def fresh_events() -> dg.SensorDefinition:
     """Plans a run as soon as there is enough, or it is old enough; one at a time."""
     job = dg.define_asset_job(
         FRESH_JOB,
-        selection=dg.AssetSelection.assets(FACT_KEY),
-        description=f"Loads new positions of lake/{WEB_EVENTS} into {FACT} and checks it; the tag"
-        f" {PLAN_TAG} names them, without it all that are new are loaded.",
+        selection=dg.AssetSelection.assets(FACT_KEY, *VISIT_KEYS),
+        description=f"Loads new positions of lake/{WEB_EVENTS} into {FACT}, brings {IDENTITY} and"
+        f" {SESSIONS} up to date with it and checks them; the tag {PLAN_TAG} names the positions,"
+        " without it all that are new are loaded.",
     )
 
     @dg.sensor(

@@ -57,6 +57,17 @@ SQL_TYPES: dict[str, dict[str, str]] = {
         "array": "ARRAY",
         "bytes": "BINARY",
     },
+    "bigquery": {
+        "string": "STRING",
+        "integer": "INT64",
+        "number": "FLOAT64",
+        "boolean": "BOOL",
+        "date": "DATE",
+        "timestamp": "DATETIME",
+        "object": "STRING",
+        "array": "ARRAY<STRING>",
+        "bytes": "BYTES",
+    },
 }
 
 
@@ -128,14 +139,23 @@ class Contract:
         raise KeyError(f"{self.name} has no column {name}")
 
     def ddl(self, dialect: str, table: str | None = None) -> str:
-        """CREATE TABLE IF NOT EXISTS for one warehouse, clustered where it clusters."""
+        """CREATE TABLE IF NOT EXISTS for one warehouse, partitioned and clustered where it does.
+
+        BigQuery knows no arrays that may not be null, and needs no clustering by what it
+        partitions by.
+        """
         columns = ",\n  ".join(
-            f"{c.name} {c.sql_type(dialect)}{' NOT NULL' if c.required else ''}"
+            f"{c.name} {c.sql_type(dialect)}"
+            f"{' NOT NULL' if c.required and (dialect, c.type) != ('bigquery', 'array') else ''}"
             for c in self.columns
         )
         statement = f"CREATE TABLE IF NOT EXISTS {table or self.name} (\n  {columns}\n)"
         if dialect == "snowflake" and self.cluster_by:
             statement += f" CLUSTER BY ({', '.join(self.cluster_by)})"
+        if dialect == "bigquery":
+            clustered = [name for name in self.cluster_by if name not in self.partition_by]
+            statement += f" PARTITION BY {self.partition_by[0]}" if self.partition_by else ""
+            statement += f" CLUSTER BY {', '.join(clustered)}" if clustered else ""
         return statement
 
 

@@ -50,7 +50,8 @@ class Settings(BaseSettings):
     catalog: str = "sqlite:"
     """Iceberg catalog: `sqlite:` (beside a local lake) or `glue:` (AWS, for a lake on S3)."""
     warehouse: str = "duckdb:data/warehouse.duckdb"
-    """`duckdb:FILE` or `snowflake://USER@ACCOUNT/DATABASE/SCHEMA?warehouse=W&role=R`."""
+    """`duckdb:FILE`, `snowflake://USER@ACCOUNT/DATABASE/SCHEMA?warehouse=W&role=R` or
+    `bigquery://PROJECT/DATASET`."""
     log: str = "file:data/log"
     """The event log: `file:FOLDER` or `kafka://HOST:PORT[,HOST:PORT]/TOPIC`."""
     profiles: str = "lmdb:data/profiles"
@@ -95,8 +96,11 @@ class Settings(BaseSettings):
             raise ValueError("must not hold a password: SNOWFLAKE_PASSWORD is the place for it")
         if url.scheme == "snowflake" and snowflake_parts(url):
             return value
+        if re.fullmatch(r"bigquery://[a-z][a-z0-9.:-]{4,60}/\w{1,1024}(\?.*)?", value, re.ASCII):
+            return value
         raise ValueError(
-            "must be duckdb:FILE or snowflake://USER@ACCOUNT/DATABASE/SCHEMA?warehouse=W&role=R"
+            "must be duckdb:FILE, snowflake://USER@ACCOUNT/DATABASE/SCHEMA?warehouse=W&role=R or"
+            " bigquery://PROJECT/DATASET"
         )
 
     @field_validator("log")

@@ -77,8 +77,8 @@ def jars(name: str) -> list[Path]:
         JavaError: where they cannot be fetched or are not what was pinned.
     """
     pins = _read_pins((_PINS / f"{name}.txt").read_text("utf-8"))
-    folder = _cache() / f"{name}-{_digest(repr(pins).encode())[:12]}"
-    with _locked(folder.with_suffix(".lock")):
+    folder = cache_folder() / f"{name}-{_digest(repr(pins).encode())[:12]}"
+    with locked(folder.with_suffix(".lock")):
         if not folder.exists() or _not_as_pinned(folder, pins):
             shutil.rmtree(folder, ignore_errors=True)
             _fetch(name, pins, folder)
@@ -123,7 +123,8 @@ def _version(candidate: Path) -> int:
     return int(match[1]) if match else 0
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where fetched files of engines are kept for the next time."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(home) / "profilehouse" / "jars"
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +132,8 @@ def _cache() -> Path:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """For one process at a time; the others wait."""
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -216,7 +218,7 @@ def _fetch_with_ivy(pins: Sequence[_Pin], work: Path, into: Path) -> None:
 
 def _ivy() -> Path:
     """Apache Ivy, as PySpark carries it: of the PySpark installed here, else of the one on PyPI."""
-    kept = _cache() / _IVY
+    kept = cache_folder() / _IVY
     if not kept.exists():
         with TemporaryDirectory(dir=kept.parent, prefix="ivy-") as scratch:
             copy = Path(scratch) / _IVY

@@ -30,6 +30,7 @@ from profilehouse.warehouse.ranges import (
     loaded_ranges,
 )
 from profilehouse.warehouse.sql import lineage
+from profilehouse.warehouse.visits import IDENTITY, SESSIONS, load_identity, load_sessions
 
 POOL = "duckdb"
 """Steps that open the warehouse: one at a time, as DuckDB admits one process."""
@@ -43,7 +44,7 @@ SQL_DIR = Path(__file__).parent / "sql"
 
 
 def warehouse_assets(daily: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefinition]:
-    """The star schema: four dimensions and three facts."""
+    """The star schema: five dimensions and four facts."""
     return [
         _dim_user(),
         _dimension("dim_content", "products"),
@@ -51,16 +52,21 @@ def warehouse_assets(daily: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefin
         _dim_date(),
         *(_fact(table, topics, daily) for table, topics in TOPICS.items()),
         _fct_web_event(),
+        _dim_identity(),
+        _fct_session(),
     ]
 
 
 def _asset(
-    table: str, *upstream: str, daily: dg.PartitionsDefinition[str] | None = None
+    table: str,
+    *upstream: str,
+    room: str = "lake",
+    daily: dg.PartitionsDefinition[str] | None = None,
 ) -> Callable[..., dg.AssetsDefinition]:
-    """The decorator of a table's asset, loaded from lake assets; `daily` where partitioned."""
+    """The decorator of a table's asset, loaded from assets of a room; `daily` where partitioned."""
     return dg.asset(
         key=["warehouse", table],
-        deps=[dg.AssetKey(["lake", name]) for name in upstream],
+        deps=[dg.AssetKey([room, name]) for name in upstream],
         partitions_def=daily,
         backfill_policy=dg.BackfillPolicy.single_run() if daily else None,
         group_name="warehouse",
@@ -130,6 +136,32 @@ def _fct_web_event() -> dg.AssetsDefinition:
         return dg.MaterializeResult(metadata=_range_metadata(report, sql))
 
     return fct_web_event
+
+
+def _dim_identity() -> dg.AssetsDefinition:
+    sql = table_sql(IDENTITY)
+
+    @_asset(IDENTITY, FACT, room="warehouse")
+    def dim_identity(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
+        """The visits that have new events; all where the SQL changed or a row was replaced."""
+        with platform.warehouse() as warehouse:
+            report = load_identity(warehouse, contract(IDENTITY), sql)
+        return dg.MaterializeResult(metadata=_derived_metadata(report, sql))
+
+    return dim_identity
+
+
+def _fct_session() -> dg.AssetsDefinition:
+    sql = table_sql(SESSIONS)
+
+    @_asset(SESSIONS, FACT, IDENTITY, room="warehouse")
+    def fct_session(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
+        """The sessions that new events touch; all where the SQL changed or a row was replaced."""
+        with platform.warehouse() as warehouse:
+            report = load_sessions(warehouse, contract(SESSIONS), sql)
+        return dg.MaterializeResult(metadata=_derived_metadata(report, sql))
+
+    return fct_session
 
 
 def _held(lake: Lake, plan: Plan) -> Plan:
@@ -237,14 +269,26 @@ def _metadata(report: LoadReport, sql: str, read: Mapping[str, str]) -> dict[str
 def _range_metadata(report: RangeReport, sql: str) -> dict[str, Any]:
     """As `_metadata`, of positions of the log."""
     return {
-        "dagster/row_count": report.rows,
+        **_ranges(report),
         "staged_rows": report.staged_rows,
+        **_lineage(sql, {"staged": WEB_EVENTS}),
+    }
+
+
+def _derived_metadata(report: RangeReport, sql: str) -> dict[str, Any]:
+    """As `_range_metadata`, of what is computed from the fact."""
+    fact = {"staged": dg.AssetKey(["warehouse", FACT])}
+    return {**_ranges(report), **column_lineage(lineage(sql), fact)}
+
+
+def _ranges(report: RangeReport) -> dict[str, Any]:
+    return {
+        "dagster/row_count": report.rows,
         "loaded_ranges": "; ".join(
             f"partition {partition}: {', '.join(f'{first}..{end - 1}' for first, end in parts)}"
             for partition, parts in report.loaded.items()
         ),
         "loaded_again_for_a_change": report.anew,
-        **_lineage(sql, {"staged": WEB_EVENTS}),
     }
 
 

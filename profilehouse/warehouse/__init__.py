@@ -1,4 +1,4 @@
-"""The warehouse: a star schema behind semantic operations, on DuckDB or Snowflake.
+"""The warehouse: a star schema behind semantic operations, on DuckDB, Snowflake or BigQuery.
 
 Belongs here: connecting, the operations, loads and their ledger, SQL translation and lineage.
 Does not belong here: the star's SQL (assets/warehouse/sql/) and its columns (contracts/warehouse/).
@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from profilehouse.errors import ProfilehouseError
 from profilehouse.settings import Settings
 from profilehouse.warehouse.base import Warehouse
 
@@ -37,6 +38,15 @@ def open_warehouse(
         from profilehouse.warehouse.on_duckdb import open_duckdb  # noqa: PLC0415
 
         return open_duckdb(Path(settings.warehouse.removeprefix("duckdb:")))
+    if settings.warehouse_url.scheme == "bigquery":
+        try:
+            from profilehouse.warehouse.on_bigquery import open_bigquery  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise ProfilehouseError(
+                f"the warehouse is {settings.warehouse_url.scheme}://, but {error.name} is not"
+                " installed: pip install 'profilehouse[bigquery]'"
+            ) from error
+        return open_bigquery(settings)
     from profilehouse.warehouse.on_snowflake import open_snowflake  # noqa: PLC0415
 
     return open_snowflake(settings, connect)

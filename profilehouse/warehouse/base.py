@@ -17,12 +17,10 @@ import pyarrow.parquet as pq
 from profilehouse.contracts import Contract
 from profilehouse.errors import ProfilehouseError
 from profilehouse.warehouse import statements
-from profilehouse.warehouse.sql import translate
+from profilehouse.warehouse.sql import STAGED, translate
 
 NOT_THERE = "materialize its asset first"
 """What to do about a table that does not exist."""
-STAGED = "staged"
-"""The table that the SQL files select from; it lives as long as the connection."""
 
 
 class Warehouse(ABC):
@@ -39,8 +37,20 @@ class Warehouse(ABC):
         self._in_transaction = False
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> None:
-        """Run one statement."""
+        """Run one statement; in a transaction at the latest when it is committed."""
         self._run(translate(sql, self.dialect), params)
+
+    def require(self, condition: str, params: Sequence[Any], error: Exception) -> None:
+        """Let a transaction go on only where something holds in it, else raise the error.
+
+        Args:
+            condition: a query that yields one row with one boolean column.
+            params: values bound in it.
+            error: raised here or when the transaction would be committed; nothing is done then.
+        """
+        if not self._in_transaction:
+            raise RuntimeError("require() is for transactions")
+        self._require(translate(condition, self.dialect), params, error)
 
     def query(self, sql: str, params: Sequence[Any] = ()) -> pa.Table:
         """The rows of one query. Give every computed column a name.
@@ -48,22 +58,27 @@ class Warehouse(ABC):
         Returns:
             Lower-case columns, in the same types whatever the engine: int64, float64, string,
             bool, date32 and timestamp("us").
+
+        Raises:
+            RuntimeError: in a transaction, which not every engine can read from; see require().
         """
+        if self._in_transaction:
+            raise RuntimeError("query() is for outside of transactions: use require() in one")
         return plain(self._fetch(translate(sql, self.dialect), params))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing of the statements inside. Only DML: Snowflake commits at any DDL."""
-        self._run("BEGIN", ())
+        self._begin()
         self._in_transaction = True
         try:
             yield
         except BaseException:
             with suppress(Exception):
-                self._run("ROLLBACK", ())
+                self._rollback()
             raise
         else:
-            self._run("COMMIT", ())
+            self._commit()
         finally:
             self._in_transaction = False
 
@@ -170,6 +185,18 @@ class Warehouse(ABC):
         self.execute(statements.delete_keys(dimension, key, select))
         self.execute(statements.insert(dimension, select))
 
+    def replace_keys(self, fact: Contract, keys: str, select: str) -> None:
+        """Replace the rows with some primary keys by what a query yields. Call it in a transaction.
+
+        Args:
+            fact: the table, of a single primary key.
+            keys: yields the keys whose rows go.
+            select: yields the fact's columns.
+        """
+        [key] = fact.primary_key
+        self.execute(statements.delete_keys(fact, key, keys))
+        self.execute(statements.insert(fact, select))
+
     def swap(self, table: Contract, select: str, params: Sequence[Any] = ()) -> None:
         """Replace all rows of a table by what the query yields. Call it in a transaction.
 
@@ -188,6 +215,19 @@ class Warehouse(ABC):
     def _refuse_in_transaction(self, operation: str) -> None:
         if self._in_transaction:
             raise RuntimeError(f"{operation}() is DDL: call it before the transaction")
+
+    def _begin(self) -> None:
+        self._run("BEGIN", ())
+
+    def _commit(self) -> None:
+        self._run("COMMIT", ())
+
+    def _rollback(self) -> None:
+        self._run("ROLLBACK", ())
+
+    def _require(self, condition: str, params: Sequence[Any], error: Exception) -> None:
+        if self._fetch(condition, params).column(0).to_pylist() != [True]:
+            raise error
 
     @abstractmethod
     def _run(self, sql: str, params: Sequence[Any]) -> None:

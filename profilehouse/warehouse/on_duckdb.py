@@ -16,7 +16,8 @@ import duckdb
 import pyarrow as pa
 
 from profilehouse.errors import ProfilehouseError
-from profilehouse.warehouse.base import NOT_THERE, STAGED, Warehouse
+from profilehouse.warehouse.base import NOT_THERE, Warehouse
+from profilehouse.warehouse.sql import STAGED
 
 PATIENCE_SECONDS = 30.0
 RETRY_SECONDS = 0.1

@@ -19,7 +19,8 @@ from snowflake.connector.errors import Error, OperationalError, ProgrammingError
 from profilehouse.contracts import ARROW_TYPES, SQL_TYPES
 from profilehouse.errors import ProfilehouseError
 from profilehouse.settings import Settings
-from profilehouse.warehouse.base import NOT_THERE, STAGED, Warehouse, plain
+from profilehouse.warehouse.base import NOT_THERE, Warehouse, plain
+from profilehouse.warehouse.sql import STAGED
 
 Connect = Callable[[], AbstractContextManager[SnowflakeConnection]]
 

@@ -10,25 +10,32 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from operator import attrgetter
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from profilehouse.contracts import Contract, contract
-from profilehouse.errors import ProfilehouseError, StaleWriter
+from profilehouse.errors import ProfilehouseError
 from profilehouse.warehouse import statements
 from profilehouse.warehouse.base import Warehouse
 from profilehouse.warehouse.load import RANGES_LEDGER as LEDGER
 from profilehouse.warehouse.load import fingerprint, prepare, row_count
+from profilehouse.warehouse.range_ledger import (
+    Loaded,
+    Range,
+    by_partition,
+    joined,
+    merged,
+    read_ledger,
+    require_ledger,
+    without,
+    write_ledger,
+)
 
 FACT = "fct_web_event"
 """The fact that is loaded by positions."""
 
-Range = tuple[int, int]
-"""First offset, and the offset behind the last."""
 Ranges = Mapping[int, Range]
 """A range of each partition."""
 Read = Callable[[Ranges], Iterable[pa.RecordBatch]]
@@ -101,17 +108,6 @@ class RangeReport:
     rows: int
 
 
-class _Loaded(msgspec.Struct, frozen=True, order=True):
-    """A row of the ledger."""
-
-    topic_id: str
-    partition: int
-    first: int
-    end: int
-    fingerprint: str
-    staged_rows: int
-
-
 def load_ranges(
     warehouse: Warehouse,
     fact: Contract,
@@ -141,23 +137,23 @@ def load_ranges(
     """
     _refuse_backward(ranges)
     prepare(warehouse, fact, sql, LEDGER)
-    before = _ledger(warehouse, fact.name)
+    before = read_ledger(warehouse, fact.name)
     current = fingerprint(fact, sql, LEDGER)
     anew = any(loaded.fingerprint != current for loaded in before)
-    had = _by_partition(before)
+    had = by_partition(before)
     wanted = {p: [one] for p, one in ranges.items() if one[0] < one[1]}
     if wanted or anew:
         _refuse_foreign(fact, before, topic_id)
     if anew:
-        missing = {p: _joined([*had.get(p, ()), *wanted.get(p, ())]) for p in {*had, *wanted}}
+        missing = {p: joined([*had.get(p, ()), *wanted.get(p, ())]) for p in {*had, *wanted}}
     else:
-        missing = {p: _without(one, had.get(p, ())) for p, (one,) in wanted.items()}
+        missing = {p: without(one, had.get(p, ())) for p, (one,) in wanted.items()}
     missing = {p: missing[p] for p in sorted(missing) if missing[p]}
     if not missing:
         return RangeReport(fact.name, {}, 0, False, row_count(warehouse, fact))
     counts = _stage(warehouse, topic_id, missing, read, schema)
     new = [
-        _Loaded(topic_id, p, first, end, current, counts[p, first])
+        Loaded(topic_id, p, first, end, current, counts[p, first])
         for p, parts in missing.items()
         for first, end in parts
     ]
@@ -165,10 +161,15 @@ def load_ranges(
         if anew:
             warehouse.swap(fact, statements.first_copies(fact, sql, statements.LOGGED))
         else:
+            # What is computed from the fact is not told which row a better copy replaces.
+            replaced = statements.replaced_rows(fact, sql, statements.LOGGED)
+            warehouse.execute(
+                f"DELETE FROM {LEDGER} WHERE table_name <> ? AND EXISTS ({replaced})",  # noqa: S608
+                (fact.name,),
+            )
             warehouse.merge(fact, sql, statements.LOGGED)
-        if _ledger(warehouse, fact.name) != before:
-            raise StaleWriter(f"warehouse: another load of {fact.name} came between; run again")
-        _write_ledger(warehouse, fact.name, _merged([*([] if anew else before), *new]))
+        require_ledger(warehouse, fact.name, before)
+        write_ledger(warehouse, fact.name, merged([*([] if anew else before), *new]))
     return RangeReport(fact.name, missing, sum(counts.values()), anew, row_count(warehouse, fact))
 
 
@@ -180,9 +181,9 @@ def loaded_ranges(warehouse: Warehouse, topic_id: str, fact: str = FACT) -> dict
     """
     if not warehouse.columns(LEDGER) or not warehouse.columns(fact):
         return {}
-    ledger = _ledger(warehouse, fact)
+    ledger = read_ledger(warehouse, fact)
     _refuse_foreign(contract(fact), ledger, topic_id)
-    return _by_partition(ledger)
+    return by_partition(ledger)
 
 
 def behind(loaded: Mapping[int, Sequence[Range]], offsets: Mapping[int, int]) -> dict[int, Range]:
@@ -192,7 +193,7 @@ def behind(loaded: Mapping[int, Sequence[Range]], offsets: Mapping[int, int]) ->
         loaded: what `loaded_ranges` gives.
         offsets: by partition.
     """
-    lacking = {p: _without((0, end), loaded.get(p, ())) for p, end in sorted(offsets.items())}
+    lacking = {p: without((0, end), loaded.get(p, ())) for p, end in sorted(offsets.items())}
     return {p: (parts[0][0], parts[-1][1]) for p, parts in lacking.items() if parts}
 
 
@@ -205,7 +206,7 @@ def _refuse_backward(ranges: Ranges) -> None:
             )
 
 
-def _refuse_foreign(fact: Contract, ledger: Sequence[_Loaded], topic_id: str) -> None:
+def _refuse_foreign(fact: Contract, ledger: Sequence[Loaded], topic_id: str) -> None:
     others = {loaded.topic_id for loaded in ledger} - {topic_id}
     if others:
         raise ProfilehouseError(
@@ -214,59 +215,6 @@ def _refuse_foreign(fact: Contract, ledger: Sequence[_Loaded], topic_id: str) ->
             f" PROFILEHOUSE_LAKE to the old ones, or run DROP TABLE {fact.name} in the warehouse"
             f" and materialize warehouse/{fact.name} from the new ones"
         )
-
-
-def _ledger(warehouse: Warehouse, table: str) -> list[_Loaded]:
-    """The table's ledger, in order of positions."""
-    rows = warehouse.query(
-        "SELECT topic_id, log_partition, first_offset, end_offset, fingerprint, staged_rows"  # noqa: S608
-        f" FROM {LEDGER} WHERE table_name = ?",
-        (table,),
-    )
-    return sorted(_Loaded(*row) for row in zip(*(c.to_pylist() for c in rows.columns), strict=True))
-
-
-def _by_partition(ledger: Iterable[_Loaded]) -> dict[int, list[Range]]:
-    return {
-        partition: [(loaded.first, loaded.end) for loaded in rows]
-        for partition, rows in groupby(ledger, attrgetter("partition"))
-    }
-
-
-def _without(one: Range, taken: Iterable[Range]) -> list[Range]:
-    """The parts of a range that others, in order and apart, leave."""
-    first, end = one
-    parts = []
-    for start, stop in taken:
-        if stop > first and start < end:
-            if start > first:
-                parts.append((first, start))
-            first = stop
-    return [*parts, (first, end)] if first < end else parts
-
-
-def _joined(ranges: Iterable[Range]) -> list[Range]:
-    """The same offsets in as few ranges as they need."""
-    joined: list[Range] = []
-    for first, end in sorted(ranges):
-        if joined and first <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
-        else:
-            joined.append((first, end))
-    return joined
-
-
-def _merged(ledger: Iterable[_Loaded]) -> list[_Loaded]:
-    """The ledger with neighbours as one row."""
-    merged: list[_Loaded] = []
-    for loaded in sorted(ledger):
-        last = merged[-1] if merged else None
-        if last and (last.partition, last.end) == (loaded.partition, loaded.first):
-            rows = last.staged_rows + loaded.staged_rows
-            merged[-1] = msgspec.structs.replace(last, end=loaded.end, staged_rows=rows)
-        else:
-            merged.append(loaded)
-    return merged
 
 
 def _stage(
@@ -309,11 +257,3 @@ def _counted(batch: pa.RecordBatch, topic_id: str, asked: Ranges) -> dict[int, i
     if topics != [topic_id]:
         raise ValueError(f"rows of topics that were not asked for: {topics}, not {topic_id}")
     return found
-
-
-def _write_ledger(warehouse: Warehouse, table: str, ledger: Sequence[_Loaded]) -> None:
-    warehouse.execute(f"DELETE FROM {LEDGER} WHERE table_name = ?", (table,))  # noqa: S608
-    warehouse.execute(
-        statements.insert_values(contract(LEDGER), len(ledger)),
-        [v for loaded in ledger for v in (table, *msgspec.structs.astuple(loaded))],
-    )

@@ -18,6 +18,8 @@ from sqlglot.lineage import lineage as column_lineage
 from profilehouse.errors import ProfilehouseError
 
 DIALECT = "snowflake"
+STAGED = "staged"
+"""The table that the SQL files select from; it lives as long as the connection."""
 
 
 @lru_cache(maxsize=512)
@@ -31,13 +33,18 @@ def translate(sql: str, dialect: str) -> str:
     if dialect == DIALECT:
         return sql
     with _sqlglot(sql) as warnings:
-        statements = sqlglot.transpile(
-            sql, read=DIALECT, write=dialect, unsupported_level=ErrorLevel.RAISE
+        trees = [tree for tree in sqlglot.parse(sql, read=DIALECT) if tree]
+        if len(trees) != 1:
+            warnings.append(f"{len(trees)} statements instead of one")
+        text = "; ".join(
+            (_for_bigquery(tree) if dialect == "bigquery" else tree).sql(
+                dialect, unsupported_level=ErrorLevel.RAISE
+            )
+            for tree in trees
         )
-    if warnings or len(statements) != 1:
-        reason = "; ".join(warnings) or f"{len(statements)} statements instead of one"
-        raise ProfilehouseError(f"SQL for {dialect}: {reason}; in: {_start(sql)}")
-    return statements[0]
+    if warnings:
+        raise ProfilehouseError(f"SQL for {dialect}: {'; '.join(warnings)}; in: {_start(sql)}")
+    return text
 
 
 def select_columns(sql: str) -> tuple[str, ...]:
@@ -47,6 +54,20 @@ def select_columns(sql: str) -> tuple[str, ...]:
     if not isinstance(query, exp.Query):
         raise ProfilehouseError(f"SQL: must be one SELECT: {_start(sql)}")
     return tuple(name.lower() for name in query.named_selects)
+
+
+def over(select: str, query: str) -> str:
+    """A query that selects from `staged`, over what another query yields instead of it.
+
+    Both are in the Snowflake dialect; the other one may itself select from the table `staged`.
+    """
+    with _sqlglot(select):
+        tree = sqlglot.parse_one(select, read=DIALECT)
+        rows = sqlglot.parse_one(query, read=DIALECT)
+        for table in list(tree.find_all(exp.Table)):
+            if table.name == STAGED:
+                table.replace(exp.Subquery(this=rows.copy()).as_(table.alias or STAGED, table=True))
+        return tree.sql(DIALECT, comments=False)
 
 
 def lineage(
@@ -76,6 +97,68 @@ def lineage(
         )
         for name, node in nodes.items()
     }
+
+
+_PARTS: dict[type[exp.Expr], str] = {
+    exp.Year: "YEAR",
+    exp.Quarter: "QUARTER",
+    exp.Month: "MONTH",
+    exp.WeekOfYear: "ISOWEEK",
+}
+
+
+def _for_bigquery(tree: exp.Expr) -> exp.Expr:
+    for node in reversed(list(tree.walk())):  # children before parents
+        mended = _in_bigquery(node)
+        if mended is not node:
+            tree = mended if node is tree else tree
+            node.replace(mended)
+    return tree
+
+
+def _in_bigquery(node: exp.Expr) -> exp.Expr:  # noqa: PLR0911
+    """A node as BigQuery has it, where sqlglot leaves it in the words of Snowflake.
+
+    What windows and arrays are ordered by is never null in our SQL, so where nulls would go, which
+    BigQuery does not let them say everywhere, is left out.
+    """
+    if type(node) in _PARTS:
+        return exp.Extract(this=exp.var(_PARTS[type(node)]), expression=node.this)
+    match node:
+        case exp.DayOfWeekIso():
+            day = exp.Extract(this=exp.var("DAYOFWEEK"), expression=node.this)
+            monday_first = exp.func("MOD", day + 5, exp.Literal.number(7))
+            return exp.paren(monday_first + 1)
+        case exp.DateAdd():
+            # DATE_ADD takes no unit below a day; where a time is due, a date becomes one.
+            return exp.DatetimeAdd(this=node.this, expression=node.expression, unit=node.unit)
+        case exp.DateDiff():
+            return exp.DatetimeDiff(this=node.this, expression=node.expression, unit=node.unit)
+        case exp.TimestampTrunc():
+            unit = "WEEK(MONDAY)" if node.text("unit").upper() == "WEEK" else node.text("unit")
+            return exp.Anonymous(this="DATE_TRUNC", expressions=[node.this, exp.var(unit)])
+        case exp.RegexpCount():
+            matches = exp.Anonymous(
+                this="REGEXP_EXTRACT_ALL", expressions=[node.this, node.expression]
+            )
+            return exp.Anonymous(this="ARRAY_LENGTH", expressions=[matches])
+        case exp.WithinGroup(this=exp.ArrayAgg()):
+            order = exp.Order(this=node.this.this, expressions=node.expression.expressions)
+            return exp.ArrayAgg(this=order)
+        case exp.Ordered() if isinstance(_user_of(node), exp.Window | exp.WithinGroup):
+            descending = bool(node.args.get("desc"))
+            return exp.Ordered(this=node.this, desc=descending, nulls_first=not descending)
+        case exp.Delete() if not node.args.get("where"):
+            return node.where(exp.true(), copy=False)
+        case exp.Table() if node.name == STAGED and not node.db:
+            named = exp.Table(this=exp.to_identifier(STAGED, quoted=True))
+            return exp.alias_(named, node.alias or STAGED, table=True)
+    return node
+
+
+def _user_of(ordered: exp.Ordered) -> exp.Expr | None:
+    """What the order is for: a query, a window or an aggregate."""
+    return ordered.parent.parent if ordered.parent else None
 
 
 @contextmanager

@@ -66,6 +66,17 @@ WHEN NOT MATCHED THEN
 """  # noqa: S608
 
 
+def replaced_rows(fact: Contract, select: str, position: Sequence[str]) -> str:
+    """A row for each that merge() would replace by one with a lower position."""
+    return f"""
+SELECT 1 AS replaced FROM {fact.name} JOIN (
+{first_copies(fact, select, position)}
+) AS incoming
+ON {_same_key(fact)}
+WHERE {_lower(fact, position)}
+"""  # noqa: S608
+
+
 def delete_keys(dimension: Contract, key: str, select: str) -> str:
     """Remove all rows whose business key the query yields."""
     return f"""

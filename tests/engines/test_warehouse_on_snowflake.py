@@ -22,15 +22,18 @@ import snowflake.connector
 from dagster_snowflake import SnowflakeResource
 from snowflake.connector import SnowflakeConnection
 
-from profilehouse.contracts import contract
+from profilehouse.contracts import contract, contracts_of
 from profilehouse.errors import ProfilehouseError
+from profilehouse.profiles.features import load_declaration, profile_contract
 from profilehouse.settings import Settings, load_settings
 from profilehouse.warehouse import open_warehouse
 from profilehouse.warehouse.load import load_fact
 from profilehouse.warehouse.on_snowflake import connection_arguments
 from services.fakesnow import FakesnowServer, fakesnow_server
 
-pytest.register_assert_rewrite("tests.warehouse_suite")
+pytest.register_assert_rewrite("tests.warehouse_suite", "tests.session_suite")
+from tests.integration.test_questions import questions  # noqa: E402
+from tests.session_suite import SessionSuite  # noqa: E402
 from tests.warehouse_suite import (  # noqa: E402
     DAY_1,
     DAY_2,
@@ -82,7 +85,7 @@ def settings(request: pytest.FixtureRequest) -> Iterator[Settings]:
 
 
 @pytest.mark.parametrize("settings", ENGINES, indirect=True)
-class TestOnSnowflake(WarehouseSuite):
+class TestOnSnowflake(WarehouseSuite, SessionSuite):
     pass
 
 
@@ -178,6 +181,17 @@ def test_rows_come_by_copy_and_only_dml_runs_in_the_transaction(emulated: Settin
     assert fact.endswith("CLUSTER BY (occurred_on, user_key)")
     [inserted] = [text for text in statements if text.startswith("INSERT")]
     assert inserted.startswith("INSERT INTO load_ledger")
+
+
+def test_every_documented_question_can_be_asked(emulated: Settings) -> None:
+    with open_warehouse(emulated) as warehouse:
+        for table in (*contracts_of("warehouse"), profile_contract(load_declaration())):
+            warehouse.create(table)
+        answers = {heading: warehouse.query(sql) for heading, sql in questions().items()}
+    assert len(answers) > 5
+    assert {heading for heading, rows in answers.items() if rows.num_rows} == {
+        "How large the segments are"
+    }
 
 
 # How it fails

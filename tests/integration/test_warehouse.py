@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date, timedelta
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,7 +23,17 @@ from profilehouse.settings import Settings, load_settings
 from profilehouse.warehouse.load import load_fact, load_history
 from profilehouse.warehouse.on_duckdb import open_duckdb
 
-pytest.register_assert_rewrite("tests.warehouse_suite")
+pytest.register_assert_rewrite("tests.warehouse_suite", "tests.session_suite")
+from tests.session_suite import IDENTITY as IDENTITIES  # noqa: E402
+from tests.session_suite import (  # noqa: E402
+    SessionRules,
+    found_sessions,
+    login,
+    naive_owners,
+    naive_sessions,
+    view,
+)
+from tests.session_suite import load as load_visits  # noqa: E402
 from tests.warehouse_suite import (  # noqa: E402
     DAY_1,
     DAY_2,
@@ -33,6 +43,7 @@ from tests.warehouse_suite import (  # noqa: E402
     Lake,
     Row,
     WarehouseSuite,
+    WebLog,
     bytes_of,
     crm,
     events,
@@ -48,7 +59,7 @@ DAYS = tuple(DAY_1 + timedelta(days=n) for n in range(4))
 LEDGER = contract("load_ledger")
 
 
-class TestOnDuckDB(WarehouseSuite):
+class TestOnDuckDB(WarehouseSuite, SessionRules):
     @pytest.fixture
     def settings(self, tmp_path: Path) -> Settings:
         return load_settings(warehouse=f"duckdb:{tmp_path}/warehouse.duckdb")
@@ -74,7 +85,7 @@ def scratch() -> Iterator[Path]:
 
 CHANGED = """
 import os, signal, sys
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from profilehouse.warehouse.load import load_fact
 from profilehouse.warehouse.on_duckdb import DuckDBWarehouse, open_duckdb
@@ -204,6 +215,46 @@ def versions(days: Iterable[list[Row]]) -> list[tuple[object, ...]]:
         ends = [moment for moment, _ in starts[1:]] + [None]
         result += [(str(user), s, e, k) for (s, k), e in zip(starts, ends, strict=True)]
     return result
+
+
+EVENT = st.tuples(
+    st.sampled_from("abcdefgh"),  # the id: some come twice
+    st.integers(0, 12),  # when, in steps of 15 minutes
+    st.sampled_from([None, None, "anna", "ben"]),
+    st.sampled_from(["device-1", "device-1", "device-2"]),
+    st.sampled_from(["visit-1", "visit-2", None]),
+    st.sampled_from([0, 1, 5, 15_000]),  # how much later it was received, in minutes
+    st.booleans(),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(given=st.lists(EVENT, min_size=1, max_size=14), cuts=st.lists(st.integers(0, 14)))
+def test_sessions_and_owners_are_those_of_the_definition_whatever_came_in_whatever_parts(
+    given: list[tuple[str, int, str | None, str, str | None, int, bool]], cuts: list[int]
+) -> None:
+    log = WebLog()
+    for event_id, quarter, user, device, visit, lag, forward in given:
+        minutes = quarter * 15
+        changes = {"anonymous_id": device, "session_id": visit}
+        changes["received_at"] = view("", minutes + lag)["received_at"]
+        event = login(event_id, minutes, user, **changes) if user else view("", minutes, **changes)
+        log.append(0, event | {"event_id": event_id, "consent": lag != 1 or forward})
+    rows = log.partitions[0]
+    ends = sorted({0, len(rows), *(min(cut, len(rows)) for cut in cuts)})
+    parts = list(pairwise(ends))
+    with scratch() as file, open_duckdb(file) as warehouse:
+        for part in parts if given[0][-1] else reversed(parts):
+            load_visits(warehouse, log, part)
+        assert found_sessions(warehouse) == naive_sessions(rows)
+        names = ("anonymous_id", "session_id", "valid_from", "user_id")
+        owners = [row for row in rows_of(warehouse, IDENTITIES, *names, "is_current") if row[-1]]
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(row["event_id"], row)
+    assert {(device, visit): tuple(rest) for device, visit, *rest, _ in owners} == naive_owners(
+        first.values()
+    )
 
 
 # The file

@@ -224,6 +224,25 @@ def test_the_ddl_makes_a_table_with_the_declared_columns(table: Contract) -> Non
     assert [kind for _, kind, *_ in made] == [c.sql_type("duckdb") for c in table.columns]
 
 
+@pytest.mark.parametrize("table", contracts_of("warehouse"), ids=lambda table: table.name)
+def test_the_ddl_of_bigquery_is_its_own_with_partitions_and_clusters(table: Contract) -> None:
+    statement = table.ddl("bigquery", "another_name")
+    parsed = sqlglot.parse_one(statement, read="bigquery")
+    assert parsed.sql("bigquery").startswith("CREATE TABLE IF NOT EXISTS another_name")
+    rest = statement.partition("\n)")[2]
+    clustered = [name for name in table.cluster_by if name not in table.partition_by]
+    assert (" PARTITION BY occurred_on" in rest) == (table.partition_by == ("occurred_on",))
+    assert ("CLUSTER BY" in rest) == bool(clustered)
+    assert rest.endswith(", ".join(clustered))
+    assert len(clustered) <= 4
+
+
+def test_the_ddl_of_a_fact_in_bigquery() -> None:
+    statement = load_contracts()["fct_purchase"].ddl("bigquery")
+    assert "occurred_at DATETIME NOT NULL" in statement
+    assert statement.endswith("\n) PARTITION BY occurred_on CLUSTER BY user_key")
+
+
 @pytest.mark.parametrize("table", TABLES, ids=lambda c: c.name)
 def test_the_ddl_of_snowflake_is_its_own_and_clusters_where_the_contract_does(
     table: Contract,

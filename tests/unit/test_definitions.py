@@ -318,6 +318,7 @@ def test_every_source_and_table_is_checked() -> None:
     web = {"warehouse/fct_web_event"}
     assert checked(completeness_checks()) == sources | tables - web | {"lake/events"}
     assert checked(consistency_checks()) == sources | facts | web | {
+        "warehouse/fct_session",
         "lake/events",
         "profiles/profile_store",
     }
@@ -424,7 +425,8 @@ def test_the_jobs_of_the_live_path_make_and_check_what_is_theirs() -> None:
         layer = definitions().resolve_job_def(job).asset_layer
         return {key.to_user_string() for key in layer.selected_asset_keys}
 
-    assert made("load_fresh_events") == {"warehouse/fct_web_event"}
+    visits = {"fct_web_event", "dim_identity", "fct_session"}
+    assert made("load_fresh_events") == {f"warehouse/{table}" for table in visits}
     assert made("expire_lake") == {"lake/upkeep/expired"}
     assert made("tidy_lake") == {"lake/upkeep/compacted", "lake/upkeep/cleared"}
     graph = definitions().resolve_job_def("live_checks").asset_layer.asset_graph
@@ -432,7 +434,7 @@ def test_the_jobs_of_the_live_path_make_and_check_what_is_theirs() -> None:
         k.name for step in live_checks() for k in step.check_keys
     }
     fresh = definitions().resolve_job_def("load_fresh_events").asset_layer.asset_graph
-    assert {k.asset_key.path[-1] for k in fresh.asset_check_keys} == {"fct_web_event"}
+    assert {k.asset_key.path[-1] for k in fresh.asset_check_keys} == visits
     assert len(fresh.asset_check_keys) > 10
 
 

@@ -1,5 +1,6 @@
 """The warehouse's SQL as text: the star's files, the operations, translation and lineage."""
 
+from datetime import date, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,13 +13,14 @@ from profilehouse.contracts import Contract, contract, contracts_of
 from profilehouse.errors import ProfilehouseError
 from profilehouse.settings import load_settings
 from profilehouse.warehouse import statements
+from profilehouse.warehouse.on_bigquery import with_values
 from profilehouse.warehouse.on_snowflake import connection_arguments, stage_statements
 from profilehouse.warehouse.sql import lineage, select_columns, translate
 
 SQL_DIR = Path(__file__).resolve().parents[2] / "assets" / "warehouse" / "sql"
 LEDGERS = ("load_ledger", "web_load_ledger")
 STAR = [c for c in contracts_of("warehouse") if c.name not in LEDGERS]
-FACTS = [c for c in STAR if c.name.startswith("fct_")]
+FACTS = [c for c in STAR if c.name.startswith("fct_") and c.name != "fct_session"]
 WEB = contract("fct_web_event")
 
 
@@ -128,12 +130,12 @@ def test_no_row_goes_to_a_warehouse_one_by_one() -> None:
     assert not [name for name, text in code.items() if "executemany" in text]
     assert {n for n, text in code.items() if "insert_values(" in text} == {
         "load.py",
-        "ranges.py",
+        "range_ledger.py",
         "statements.py",
     }
     assert code["load.py"].count("insert_values(ledger") == code["load.py"].count("insert_values(")
-    assert code["ranges.py"].count("insert_values(contract(LEDGER)") == 1
-    assert code["ranges.py"].count("insert_values(") == 1
+    assert code["range_ledger.py"].count("insert_values(contract(LEDGER)") == 1
+    assert code["range_ledger.py"].count("insert_values(") == 1
 
 
 # Translation
@@ -148,12 +150,66 @@ def test_what_a_table_is_loaded_with_translates_without_a_warning(table: Contrac
     if table in FACTS and table != WEB:
         texts.append(statements.lost_rows(table, sql, 2))
     for text in texts:
-        assert sqlglot.parse_one(translate(text, "duckdb"), read="duckdb")
+        for dialect in ("duckdb", "bigquery"):
+            assert sqlglot.parse_one(translate(text, dialect), read=dialect)
 
 
 def test_values_stay_bound_when_translated() -> None:
     sql = "SELECT a::VARCHAR AS b FROM t WHERE c IN (?, ?)"
     assert translate(sql, "duckdb") == "SELECT CAST(a AS TEXT) AS b FROM t WHERE c IN (?, ?)"
+
+
+@pytest.mark.parametrize(
+    ("snowflake", "bigquery"),
+    [
+        ("SELECT MD5(a) AS k FROM t", "SELECT TO_HEX(MD5(a)) AS k FROM t"),
+        ("SELECT a::TIMESTAMP AS b FROM t", "SELECT CAST(a AS DATETIME) AS b FROM t"),
+        (
+            "SELECT WEEKISO(d) AS w, DAYOFWEEKISO(d) AS n FROM t",
+            "SELECT EXTRACT(ISOWEEK FROM d) AS w,"
+            " ((MOD(EXTRACT(DAYOFWEEK FROM d) + 5, 7)) + 1) AS n FROM t",
+        ),
+        (
+            "SELECT DATEADD(MICROSECOND, -1, LEAST(a, DATEADD(DAY, 7, b))) AS c FROM t",
+            "SELECT DATETIME_ADD(LEAST(a, DATETIME_ADD(b, INTERVAL 7 DAY)),"
+            " INTERVAL -1 MICROSECOND) AS c FROM t",
+        ),
+        (
+            "SELECT DATEDIFF(SECOND, a, b) AS c, DATE_TRUNC('WEEK', d) AS w FROM t",
+            "SELECT DATETIME_DIFF(b, a, SECOND) AS c, DATE_TRUNC(d, WEEK(MONDAY)) AS w FROM t",
+        ),
+        (
+            "SELECT ARRAY_AGG(a) WITHIN GROUP (ORDER BY b DESC, a) AS l FROM t",
+            "SELECT ARRAY_AGG(a ORDER BY b DESC, a ASC) AS l FROM t",
+        ),
+        (
+            "SELECT SUM(a) OVER (PARTITION BY b ORDER BY c) AS s FROM t",
+            "SELECT SUM(a) OVER (PARTITION BY b ORDER BY c ASC) AS s FROM t",
+        ),
+        (
+            "SELECT REGEXP_COUNT(a, 'b') AS n FROM t",
+            "SELECT ARRAY_LENGTH(REGEXP_EXTRACT_ALL(a, 'b')) AS n FROM t",
+        ),
+        ("DELETE FROM t", "DELETE FROM t WHERE TRUE"),
+        ("DELETE FROM t WHERE a = ?", "DELETE FROM t WHERE a = ?"),
+        ("SELECT a FROM staged", "SELECT a FROM `staged` AS staged"),
+    ],
+)
+def test_bigquery_gets_its_own_words(snowflake: str, bigquery: str) -> None:
+    assert translate(snowflake, "bigquery") == bigquery
+
+
+def test_values_of_a_script_become_typed_literals() -> None:
+    text = with_values(
+        "SELECT '?' AS a, ? AS b, `?` AS c, ? AS d, ? AS e, ? AS f, ? AS g",
+        ['O\'Hara "\\" \n\x00?', 7, date(2026, 3, 1), datetime(2026, 3, 1, 2, 3, 4, 5), True],
+    )
+    assert text == (
+        'SELECT \'?\' AS a, "O\'Hara \\"\\\\\\" \\n\\u0000?" AS b, `?` AS c, 7 AS d,'
+        " DATE '2026-03-01' AS e, DATETIME '2026-03-01 02:03:04.000005' AS f, TRUE AS g"
+    )
+    with pytest.raises(ValueError, match="zip"):
+        with_values("SELECT ? AS a, ? AS b", [1])
 
 
 def test_snowflakes_own_text_is_left_as_it_is() -> None:

@@ -86,10 +86,11 @@ def main(
                     title = _TITLES[engine]
                     rates = [each.rate for each in measured]
                     figures[key] = report.figure(title, "/s", rates)
-                    work_done = [each.per_cpu_second for each in measured]
-                    figures[f"{key}_cpu"] = report.figure(
-                        "... for each second of processor time", "", work_done
-                    )
+                    work_done = [each.per_cpu_second for each in measured if each.per_cpu_second]
+                    if work_done:
+                        figures[f"{key}_cpu"] = report.figure(
+                            "... for each second of processor time", "", work_done
+                        )
             if "latency" in parts:
                 figures |= _latency(console, broker, scratch, runs, rate, seconds, users, result)
             if "memory" in parts:
@@ -148,10 +149,10 @@ def _throughput(
                 else:
                     one = engines.drain(engines.Run(folder, broker, name))
             drained.setdefault(name, []).append(one)
-            console.print(
-                f"{name}: {one.rate:,.0f} events/s, {one.with_start:,.0f} with its start,"
-                f" {one.per_cpu_second:,.0f} for each second of processor time"
-            )
+            said = f"{name}: {one.rate:,.0f} events/s, {one.with_start:,.0f} with its start"
+            if one.per_cpu_second:
+                said += f", {one.per_cpu_second:,.0f} for each second of processor time"
+            console.print(said)
     return drained
 
 

@@ -41,13 +41,13 @@ class Drained(msgspec.Struct):
 
     `with_start` counts from the start of the process, `lake` until the lake had all of them too.
     `per_cpu_second` is what a busy machine distorts least: events for each second that the process
-    and its children had a core, start and end included.
+    and its children had a core, start and end included. None for Spark, whose JVM nobody waits for.
     """
 
     events: int
     rate: float
     with_start: float
-    per_cpu_second: float
+    per_cpu_second: float | None
     lake: float | None = None
     peak_mib: float | None = None
 
@@ -271,9 +271,11 @@ def drain_with(
         lines = log.read_text("utf-8", "replace").splitlines()[-_LINES_SHOWN:]
         raise RuntimeError("\n".join([f"{peer} failed, it told {told}:", *lines]))
     began, ended = float(told[0]), float(told[1])
-    cpu_seconds = usage.ru_utime + usage.ru_stime
     return Drained(
-        events, events / (ended - began), events / (ended - started), events / cpu_seconds
+        events,
+        events / (ended - began),
+        events / (ended - started),
+        None if peer == "spark" else events / (usage.ru_utime + usage.ru_stime),
     )
 
 

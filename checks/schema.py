@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import dagster as dg
-import pyarrow as pa
 
 from assets.warehouse import POOL, TOPICS
 from checks._common import asset_checks, days_looked_at, reported, rule_specs, spec
@@ -19,8 +18,7 @@ from profilehouse.profiles.features import load_declaration, profile_contract
 from profilehouse.quality.result import CheckResult
 from profilehouse.quality.rules import Rule, Unique, row_rules
 from profilehouse.quality.sql import arrow_source, check_rows, columns_of, schema_difference
-from profilehouse.sources.held_back import held_records, holding_rules
-from profilehouse.sources.landing import records
+from profilehouse.sources.held_back import holding_rules, landed_and_held
 from profilehouse.warehouse import Warehouse
 from profilehouse.warehouse.ranges import FACT
 
@@ -57,8 +55,7 @@ def _landed_records(source: Contract) -> dg.AssetChecksDefinition:
         lake = platform.lake()
         there = list(lake.days(source.name))
         days = days_looked_at(context, there) if source.name in EVENT_SOURCES else None
-        landed = records(source, lake, days)
-        rows = pa.concat_tables([landed, held_records(source, lake, days)])
+        rows = landed_and_held(source, lake, days)
         held = {rule.name for rule in holding_rules(source)}
         for result in check_table(source, rules, rows, keys=("delivered_on", "line")):
             yield reported(key, _of_held(result) if result.name in held else result)

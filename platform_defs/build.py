@@ -11,6 +11,7 @@ from assets.lake import delivered_files, lake_assets
 from assets.live import live_assets
 from assets.maintenance import maintenance_assets
 from assets.profiles import profile_assets
+from assets.quality import quality_assets
 from assets.warehouse import warehouse_assets
 from checks.anomaly import anomaly_checks
 from checks.completeness import completeness_checks
@@ -45,7 +46,13 @@ def build_defs(settings: Settings, **overrides: Any) -> dg.Definitions:
     assets = [*lake_assets(daily), *warehouse_assets(daily), *profile_assets()]
     live = live_checks()
     return dg.Definitions(
-        assets=[*delivered_files(), *live_assets(), *assets, *maintenance_assets()],
+        assets=[
+            *delivered_files(),
+            *live_assets(),
+            *assets,
+            *quality_assets(),
+            *maintenance_assets(),
+        ],
         asset_checks=[
             *schema_checks(),
             *completeness_checks(),

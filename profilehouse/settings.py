@@ -58,6 +58,8 @@ class Settings(BaseSettings):
     """`lmdb:FOLDER`, `cassandra://HOST[:PORT][,HOST]/KEYSPACE` or `dynamodb://REGION/TABLE_PREFIX`."""
     status: str = "data/status"
     """Folder or s3:// prefix where live processes say how they are, for Dagster to read."""
+    data_docs: str = "data/data_docs"
+    """Folder into which the asset quality/data_docs writes Great Expectations' pages."""
     origins: str = ""
     """Whose web pages may send events to the collector from elsewhere: `https://HOST[:PORT]`,
     comma-separated, or `*` for anybody's."""
@@ -77,6 +79,13 @@ class Settings(BaseSettings):
             raise ValueError("must be a folder or s3://BUCKET/PREFIX")
         if not value.strip("/ ") or value.startswith("~"):
             raise ValueError("must be a folder, written out, or s3://BUCKET/PREFIX")
+        return value.rstrip("/")
+
+    @field_validator("data_docs")
+    @classmethod
+    def _folder(cls, value: str) -> str:
+        if not value.strip("/ ") or value.startswith("~") or "://" in value:
+            raise ValueError("must be a folder, written out")
         return value.rstrip("/")
 
     @field_validator("catalog")

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 ANALYTICS = "GX_ANALYTICS_ENABLED"
 """The environment variable by which Great Expectations sends no usage statistics."""
+_COUNTS_ONLY = {"result_format": "BASIC", "partial_unexpected_count": 0}
 COLLECT_BYTES = 2**26
 """From this size of a table on, the reference cycles that hold it afterwards are freed at once."""
 
@@ -148,16 +149,68 @@ def write_suite(contract: Contract, rules: Sequence[Rule], folder: Path) -> Path
     return folder / "gx" / "expectations" / f"{contract.name}.json"
 
 
-def _count_in_pandas(
-    rules: Sequence[Rule], table: pa.Table, source: ArrowSource, rows: str
-) -> dict[str, int]:
+def write_data_docs(
+    slices: Sequence[tuple[Contract, Sequence[Rule], pa.Table]], folder: Path
+) -> Path:
+    """Run the row rules of some datasets and write Great Expectations' Data Docs of the outcome.
+
+    Only counts are written, never a value of a row.
+
+    Args:
+        slices: a contract, its rules and the rows to look at, which have all columns of the rules.
+        folder: of a Great Expectations project of its own, made where it is none.
+
+    Returns:
+        The page to open.
+    """
+    import pandas as pd  # noqa: PLC0415
+
+    gx = _quiet_gx()
+    context: Any = gx.get_context(mode="file", project_root_dir=folder)
+    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+    datasource = context.data_sources.add_or_update_pandas("slices")
+    for contract, rules, table in slices:
+        name = contract.name
+        expectations = [
+            _expectation(rule, f"rule_{i}", python_pattern) for i, rule in enumerate(rules)
+        ]
+        for expectation, rule in zip(expectations, rules, strict=True):
+            expectation.notes = f"{rule.description}. To do: {rule.remedy}."
+        suite = gx.ExpectationSuite(name=name, expectations=expectations)
+        definition = datasource.add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
+        checked = context.validation_definitions.add_or_update(
+            gx.ValidationDefinition(
+                name=name, data=definition, suite=context.suites.add_or_update(suite)
+            )
+        )
+        checkpoint = gx.Checkpoint(
+            name=name, validation_definitions=[checked], result_format=_COUNTS_ONLY
+        )
+        with arrow_source({name: table}) as source:
+            frame = _frame(rules, table, source, name)
+        with pd.option_context("mode.copy_on_write", True):
+            context.checkpoints.add_or_update(checkpoint).run(batch_parameters={"dataframe": frame})
+    context.build_data_docs()
+    return folder / "gx" / "uncommitted" / "data_docs" / "local_site" / "index.html"
+
+
+def _frame(rules: Sequence[Rule], table: pa.Table, source: ArrowSource, rows: str) -> Any:
+    """The columns that rules read, and the answers to expressions, for pandas."""
     import pandas as pd  # noqa: PLC0415
 
     columns = {name: _series(table[name]) for name in _read(rules)}
     if held := _held(rules):
         answers = source.query(f"SELECT {', '.join(held)} FROM {rows}")  # noqa: S608
         columns |= {name: _series(answers[name]) for name in answers.column_names}
-    frame = pd.DataFrame(columns, copy=False)
+    return pd.DataFrame(columns, copy=False)
+
+
+def _count_in_pandas(
+    rules: Sequence[Rule], table: pa.Table, source: ArrowSource, rows: str
+) -> dict[str, int]:
+    import pandas as pd  # noqa: PLC0415
+
+    frame = _frame(rules, table, source, rows)
     datasource = _context().data_sources.add_pandas("pandas")
     definition = datasource.add_dataframe_asset("rows").add_batch_definition_whole_dataframe("all")
     # Great Expectations filters the whole frame anew for every rule; so that costs no copies.
@@ -174,7 +227,7 @@ def _count(
     expectations = [_expectation(rule, f"rule_{i}", pattern) for i, rule in enumerate(rules)]
     outcome = batch.validate(
         gx.ExpectationSuite(name="rules", expectations=expectations),
-        result_format={"result_format": "BASIC", "partial_unexpected_count": 0},
+        result_format=_COUNTS_ONLY,
     )
     counts = {}
     for found in outcome.results:

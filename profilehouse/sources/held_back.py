@@ -64,9 +64,9 @@ def held_back(source: Contract, rows: pa.Table) -> dict[Place, list[str]]:
     return found
 
 
-def held_records(source: Contract, lake: Lake, days: Collection[date] | None = None) -> pa.Table:
-    """The held-back records of a source in its contract's columns, beside delivered_on, line and
-    received_at.
+def landed_and_held(source: Contract, lake: Lake, days: Collection[date] | None = None) -> pa.Table:
+    """The landed and the held-back records of a source in its contract's columns, beside
+    delivered_on, line and received_at.
 
     Args:
         source: the contract.
@@ -74,8 +74,10 @@ def held_records(source: Contract, lake: Lake, days: Collection[date] | None = N
         days: delivery days; all where None.
     """
     columns = [DAY, LINE, "received_at", "record"]
-    rows = lake.read(TABLE, topic=source.name, days=days, columns=columns)
-    return typed_columns(rows.group_by(columns).aggregate([]), source)
+    landed = lake.read(source.name, days=days, columns=columns)
+    held = lake.read(TABLE, topic=source.name, days=days, columns=columns)
+    rows = pa.concat_tables([landed, held.group_by(columns).aggregate([])])
+    return typed_columns(rows, source)
 
 
 def held_by_day(lake: Lake, topic: str, days: Collection[date] | None = None) -> dict[date, int]:

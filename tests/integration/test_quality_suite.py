@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from profilehouse.quality.gx import write_suite
+from profilehouse.quality.gx import write_data_docs, write_suite
 from profilehouse.quality.rules import Depends, Holds
 from tests.visits import FAILING, RULES, VISITS, all_faults
 
@@ -53,3 +53,12 @@ def test_great_expectations_alone_counts_with_it_what_the_platform_counts(projec
     # In Python `$` is also before a last newline; the platform translates that, a suite cannot.
     counted = FAILING | {"url_matches_pattern": 2}
     assert {name: found[name] for name in alone} == {name: counted[name] for name in alone}
+
+
+def test_data_docs_say_what_fails_by_counts_and_show_no_value_of_a_row(tmp_path: Path) -> None:
+    page = write_data_docs([(VISITS, RULES, all_faults())], tmp_path)
+    pages = "".join(file.read_text("utf-8") for file in page.parent.rglob("*.html"))
+    assert page.name == "index.html"
+    assert "One city a zip. To do: Ask geo-team to correct the rows" in pages
+    for value in ("ftp://x", "Bonn", "seven"):
+        assert value not in pages

@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree
 
+import dagster as dg
 import pytest
 import yaml
 from click.testing import Result
 
+from assets.quality import quality_assets
 from profilehouse.contracts import CONTRACTS_DIR
 from profilehouse.errors import ProfilehouseError
+from profilehouse.platform import Platform
 from tests.pipeline import DAYS, Installation, deliver
 from tests.sending import run
 
@@ -105,6 +108,15 @@ def test_only_what_changed_since_a_revision_is_checked(gate: Installation) -> No
     result = run("validate", "--changed-since", "HEAD", "dim_date")
     assert code(result) == 0
     assert result.stderr.startswith("0 datasets, 0 rules"), "its contract is as it was"
+
+
+def test_the_asset_of_data_docs_links_its_page(house: Installation) -> None:
+    platform = Platform(house.settings.model_copy(update={"data_docs": str(house.folder / "docs")}))
+    with dg.DagsterInstance.ephemeral() as instance:
+        made = dg.materialize(quality_assets(), resources={"platform": platform}, instance=instance)
+    [event] = made.get_asset_materialization_events()
+    page = str(event.materialization.metadata["page"].value)
+    assert Path(page.removeprefix("file://")).read_text("utf-8").startswith("<!DOCTYPE html>")
 
 
 def test_what_cannot_be_checked_ends_with_2(

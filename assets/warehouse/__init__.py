@@ -107,7 +107,9 @@ def _fact(
             )
         rows = dict(zip(*(column.to_pylist() for column in counts.columns), strict=True))
         report_days(context, days, rows)
-        return dg.MaterializeResult(metadata=_metadata(report, sql, {"staged": "events"}))
+        return dg.MaterializeResult(
+            metadata=_metadata(report, sql, {"staged": "events"}) | changed(warehouse)
+        )
 
     return fact
 
@@ -133,7 +135,7 @@ def _fct_web_event() -> dg.AssetsDefinition:
                 lambda ranges: lake.batches(WEB_EVENTS, offsets=ranges),
                 contract(WEB_EVENTS).arrow_schema,
             )
-        return dg.MaterializeResult(metadata=_range_metadata(report, sql))
+        return dg.MaterializeResult(metadata=_range_metadata(report, sql) | changed(warehouse))
 
     return fct_web_event
 
@@ -195,7 +197,9 @@ def _dim_user() -> dg.AssetsDefinition:
                 lambda days: histories(source, lake, "household_id", days).to_batches(),
                 record_schema(source),
             )
-        return dg.MaterializeResult(metadata=_metadata(report, sql, {"staged": source.name}))
+        return dg.MaterializeResult(
+            metadata=_metadata(report, sql, {"staged": source.name}) | changed(warehouse)
+        )
 
     return dim_user
 
@@ -216,7 +220,9 @@ def _dimension(table: str, source_name: str) -> dg.AssetsDefinition:
                 lambda days: records(source, lake, days).to_batches(),
                 record_schema(source),
             )
-        return dg.MaterializeResult(metadata=_metadata(report, sql, {"staged": source.name}))
+        return dg.MaterializeResult(
+            metadata=_metadata(report, sql, {"staged": source.name}) | changed(warehouse)
+        )
 
     return dimension
 
@@ -290,6 +296,11 @@ def _ranges(report: RangeReport) -> dict[str, Any]:
         ),
         "loaded_again_for_a_change": report.anew,
     }
+
+
+def changed(warehouse: Warehouse) -> dict[str, Any]:
+    """What was changed in tables that were there already, as an asset's metadata."""
+    return {"schema_changes": "; ".join(warehouse.changes)} if warehouse.changes else {}
 
 
 def _lineage(sql: str, read: Mapping[str, str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -52,6 +52,11 @@ class BigQueryWarehouse(Warehouse):
     """
 
     dialect: ClassVar[str] = "bigquery"
+    type_names: ClassVar[Mapping[str, str]] = {
+        "INTEGER": "INT64",
+        "FLOAT": "FLOAT64",
+        "BOOLEAN": "BOOL",
+    }
 
     def __init__(
         self, client: bigquery.Client, dataset: bigquery.DatasetReference, folder: Path
@@ -69,7 +74,11 @@ class BigQueryWarehouse(Warehouse):
             found = self._client.get_table(self._dataset.table(table))
         except NotFound:
             return {}
-        return {field.name.lower(): field.field_type for field in found.schema}
+        return {
+            field.name.lower(): f"ARRAY<{kind}>" if field.mode == "REPEATED" else kind
+            for field in found.schema
+            for kind in [self.type_names.get(field.field_type, field.field_type)]
+        }
 
     def forget_staged(self) -> None:
         """Remove the staged table, if there is one."""

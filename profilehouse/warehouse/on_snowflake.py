@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,6 +46,12 @@ class SnowflakeWarehouse(Warehouse):
     """The operations on an open Snowflake connection."""
 
     dialect: ClassVar[str] = "snowflake"
+    type_names: ClassVar[Mapping[str, str]] = {
+        "TEXT": "VARCHAR",
+        "NUMBER": "NUMBER(38, 0)",
+        "TIMESTAMP_NTZ": "TIMESTAMP_NTZ(6)",
+        "VARIANT": "ARRAY",  # the emulator's word; no contract has variants
+    }
 
     def __init__(self, connection: SnowflakeConnection, folder: Path) -> None:
         super().__init__(folder)

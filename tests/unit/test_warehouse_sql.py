@@ -1,5 +1,6 @@
 """The warehouse's SQL as text: the star's files, the operations, translation and lineage."""
 
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from profilehouse.contracts import Contract, contract, contracts_of
 from profilehouse.errors import ProfilehouseError
 from profilehouse.settings import load_settings
 from profilehouse.warehouse import statements
+from profilehouse.warehouse.migration import difference
 from profilehouse.warehouse.on_bigquery import with_values
 from profilehouse.warehouse.on_snowflake import connection_arguments, stage_statements
 from profilehouse.warehouse.sql import lineage, select_columns, translate
@@ -136,6 +138,29 @@ def test_no_row_goes_to_a_warehouse_one_by_one() -> None:
     assert code["load.py"].count("insert_values(ledger") == code["load.py"].count("insert_values(")
     assert code["range_ledger.py"].count("insert_values(contract(LEDGER)") == 1
     assert code["range_ledger.py"].count("insert_values(") == 1
+
+
+# A table and its contract
+
+
+@pytest.mark.parametrize("dialect", ["duckdb", "bigquery"])
+def test_integers_are_widened_to_numbers_where_the_engine_can(dialect: str) -> None:
+    older = {c.name: c.sql_type(dialect) for c in WEB.columns}
+    wider = [replace(c, type="number") if c.name == "value_cents" else c for c in WEB.columns]
+    newer = replace(WEB, columns=tuple(wider))
+    kind = {"duckdb": "DOUBLE", "bigquery": "FLOAT64"}[dialect]
+    assert difference(newer, older, dialect).statements() == {
+        f"column value_cents of fct_web_event was widened to {kind}": (
+            f"ALTER TABLE fct_web_event ALTER COLUMN value_cents SET DATA TYPE {kind}"
+        )
+    }
+
+
+def test_snowflake_which_cannot_widen_refuses() -> None:
+    older = {c.name: c.sql_type("snowflake") for c in WEB.columns}
+    wider = [replace(c, type="number") if c.name == "value_cents" else c for c in WEB.columns]
+    with pytest.raises(ProfilehouseError, match=r"value_cents is NUMBER\(38, 0\), not FLOAT"):
+        difference(replace(WEB, columns=tuple(wider)), older, "snowflake").statements()
 
 
 # Translation

@@ -37,6 +37,8 @@ class Warehouse(ABC):
     def __init__(self, folder: Path) -> None:
         self.changes: list[str] = []
         """What create() changed in tables that were there, in words."""
+        self.bytes_billed: int | None = None
+        """What the queries of this connection are billed for, where the engine tells."""
         self._folder = folder
         self._in_transaction = False
 

@@ -15,7 +15,7 @@ from profilehouse.errors import ProfilehouseError
 from profilehouse.settings import load_settings
 from profilehouse.warehouse import statements
 from profilehouse.warehouse.migration import difference
-from profilehouse.warehouse.on_bigquery import with_values
+from profilehouse.warehouse.on_bigquery import labels, with_values
 from profilehouse.warehouse.on_snowflake import connection_arguments, stage_statements
 from profilehouse.warehouse.sql import lineage, select_columns, translate
 
@@ -314,6 +314,35 @@ def test_an_unknown_parameter_in_the_url_is_named_beside_those_it_may_have() -> 
     url = "snowflake://jo@acc/DB/STAR?wharehouse=LOAD"
     with pytest.raises(ProfilehouseError, match="wharehouse; it may have warehouse, role"):
         connection_arguments(load_settings(warehouse=url))
+
+
+def test_a_token_logs_in_by_oauth_and_a_timeout_ends_statements(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("SNOWFLAKE_PASSWORD", "SNOWFLAKE_PRIVATE_KEY_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SNOWFLAKE_TOKEN", "ey")
+    url = "snowflake://jo@acc/DB/STAR?statement_timeout=600"
+    arguments = connection_arguments(load_settings(warehouse=url))
+    assert (arguments["authenticator"], arguments["token"]) == ("oauth", "ey")
+    assert arguments["session_parameters"]["STATEMENT_TIMEOUT_IN_SECONDS"] == 600
+    assert "statement_timeout" not in arguments
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "10m"])
+def test_a_timeout_that_is_no_number_of_seconds_is_refused(seconds: str) -> None:
+    url = f"snowflake://jo@acc/DB/STAR?statement_timeout={seconds}"
+    with pytest.raises(ProfilehouseError, match="must be a number of seconds"):
+        connection_arguments(load_settings(warehouse=url))
+
+
+def test_bigquerys_labels_say_what_the_work_is_for() -> None:
+    work = {"run_id": "0A1b-2", "asset": f"warehouse/{'x' * 80}"}
+    assert labels(work) == {
+        "application": "profilehouse",
+        "run_id": "0a1b-2",
+        "asset": f"warehouse-{'x' * 53}",
+    }
 
 
 def test_two_credentials_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test torture lint bench bench-live clean
+.PHONY: help demo test torture lint bench bench-live bench-warehouse clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1: \2/p' Makefile
@@ -33,6 +33,9 @@ bench: $(READY) ## Measure the batch path; prints a table and writes JSON
 
 bench-live: $(READY) ## Measure the live path beside other stream processors; prints tables and writes JSON
 	@$(BIN)/python -m benchmarks.live
+
+bench-warehouse: $(READY) ## Measure loads, merges and sessions in the warehouse; ENGINE=duckdb, snowflake or bigquery
+	@$(BIN)/python -m benchmarks.warehouse --engine $(or $(ENGINE),duckdb)
 
 clean: ## Remove the environment and all caches; data/ stays
 	rm -rf .venv *.egg-info build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

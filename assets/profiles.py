@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from assets._common import column_lineage, column_schema, declared, owners
-from assets.warehouse import POOL
+from assets.warehouse import POOL, told, work_of
 from profilehouse.contracts import contract
 from profilehouse.errors import ProfilehouseError
 from profilehouse.events.build import newest_event_day
@@ -38,16 +38,19 @@ def _profile_table() -> dg.AssetsDefinition:
         owners=owners(table),
         metadata=declared(table),
     )
-    def profile(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
+    def profile(
+        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> dg.MaterializeResult[None]:
         as_of = newest_event_day(platform.lake(), platform.settings.zone)
         sql = profile_sql(declaration, as_of)
-        with platform.warehouse() as warehouse:
+        with platform.warehouse(work_of(context)) as warehouse:
             report = load_derived(warehouse, table, sql, FACTS, as_of)
         columns = {fact: [c.name for c in contract(fact).columns] for fact in FACTS}
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": report.rows,
                 "as_of": as_of.isoformat(),
+                **told(warehouse),
                 **column_lineage(
                     lineage(sql, columns),
                     {fact: dg.AssetKey(["warehouse", fact]) for fact in FACTS},

@@ -18,7 +18,7 @@ from profilehouse.quality.result import CheckResult, sample_of
 from profilehouse.quality.sql import Source
 from profilehouse.sources.landing import delivered, unlanded_days
 from profilehouse.warehouse.load import stale_days as stale_loads
-from profilehouse.warehouse.visits import COUNTED, IDENTITY, SESSIONS
+from profilehouse.warehouse.visits import IDENTITY, SESSIONS, counted
 
 REFUSED = "no_record_was_refused"
 LANDED = "every_file_is_landed"
@@ -383,7 +383,7 @@ def _owned_visits() -> dg.AssetChecksDefinition:
 def every_visit_with_a_login_has_its_owner(source: Source) -> CheckResult:
     """Whether as many visits have an owner as have a login, of the events that count."""
     logins = (
-        f"SELECT DISTINCT anonymous_id, session_id FROM ({COUNTED}) AS event"  # noqa: S608
+        f"SELECT DISTINCT anonymous_id, session_id FROM ({counted()}) AS event"  # noqa: S608
         " WHERE NOT user_id IS NULL AND NOT session_id IS NULL"
     )
     return same_rows(
@@ -418,7 +418,7 @@ def every_event_is_in_one_session(source: Source) -> CheckResult:
 
     A sample names devices by masks.
     """
-    event = f"SELECT anonymous_id, COUNT(*) AS events FROM ({COUNTED}) AS event GROUP BY 1"  # noqa: S608
+    event = f"SELECT anonymous_id, COUNT(*) AS events FROM ({counted()}) AS event GROUP BY 1"  # noqa: S608
     session = f"SELECT anonymous_id, SUM(events) AS events FROM {SESSIONS} GROUP BY 1"  # noqa: S608
     differing = (
         "SELECT {0}.anonymous_id, {0}.events FROM ({1}) AS event FULL JOIN ({2}) AS session"

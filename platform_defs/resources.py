@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,7 @@ def open_platform(settings: Settings, s3: S3Resource | None = None) -> Platform:
     """
 
     def snowflake() -> AbstractContextManager[Any]:
-        resource: SnowflakeResource = snowflake_resource(settings).process_config_and_initialize()
-        return resource.get_connection()
+        return with_credentials(snowflake_resource(settings)).get_connection()
 
     return Platform(
         settings,
@@ -55,11 +55,23 @@ def aws_session(s3: S3Resource) -> Session:
     )
 
 
+def with_credentials(resource: SnowflakeResource) -> SnowflakeResource:
+    """The resource with what is in the variables that it names, to connect by and not to show."""
+    from profilehouse.warehouse.on_snowflake import CREDENTIALS  # noqa: PLC0415
+
+    opened: SnowflakeResource = resource.process_config_and_initialize()
+    further = opened.additional_snowflake_connection_args or {}
+    # Dagster reads variables that stand in fields of its own only.
+    for name in CREDENTIALS.keys() & further.keys():
+        further[name] = os.environ[CREDENTIALS[name]]
+    return opened
+
+
 def snowflake_resource(settings: Settings) -> SnowflakeResource:
     """dagster-snowflake's resource for the warehouse of the settings.
 
-    It names the variables that hold credentials instead of showing what is in them; outside of a
-    Dagster run, process_config_and_initialize() reads them.
+    It names the variables that hold credentials instead of showing what is in them;
+    with_credentials() reads them.
     """
     from dagster_snowflake import SnowflakeResource  # noqa: PLC0415
 

@@ -5,7 +5,7 @@ Belongs here: which class stands behind which URL. Does not belong here: any wor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -56,11 +56,15 @@ class Platform:
 
         return open_lake(self.settings, self.aws)
 
-    def warehouse(self) -> AbstractContextManager[Warehouse]:
-        """A connection to the warehouse for one unit of work; keep it short."""
+    def warehouse(self, work: Mapping[str, str] | None = None) -> AbstractContextManager[Warehouse]:
+        """A connection to the warehouse for one unit of work; keep it short.
+
+        Args:
+            work: what it is for, such as run_id and asset, for the warehouse's own history.
+        """
         from profilehouse.warehouse import open_warehouse  # noqa: PLC0415
 
-        return open_warehouse(self.settings, self.snowflake)
+        return open_warehouse(self.settings, self.snowflake, work)
 
     def profile_store(self, declaration: Declaration) -> Store:
         """The store of live profiles, folded by that declaration."""

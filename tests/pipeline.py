@@ -44,7 +44,11 @@ LAKE_TABLES = [
     "deliveries",
 ]
 WAREHOUSE_TABLES = [
-    *(table.name for table in contracts_of("warehouse") if "web" not in table.name),
+    *(
+        table.name
+        for table in contracts_of("warehouse")
+        if table.name not in ("fct_web_event", "dim_identity", "fct_session", "web_load_ledger")
+    ),
     "profile",
 ]
 

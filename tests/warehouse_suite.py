@@ -14,8 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from profilehouse.contracts import Contract, contract
+from profilehouse.contracts import Column, Contract, contract, contracts_of
 from profilehouse.errors import ProfilehouseError, StaleWriter
+from profilehouse.profiles.features import load_declaration, profile_contract
 from profilehouse.settings import Settings
 from profilehouse.warehouse import Warehouse, open_warehouse
 from profilehouse.warehouse.load import (
@@ -461,6 +462,48 @@ class WarehouseSuite:
         lake.deliver(DAY_1, purchase(1))
         with pytest.raises(ProfilehouseError, match=r"missing: line;.*DROP TABLE fct_purchase"):
             lake.load(load_fact, warehouse, PURCHASES)
+
+    def test_a_column_that_the_contract_has_got_is_added_and_filled_when_days_are_loaded_again(
+        self, warehouse: Warehouse
+    ) -> None:
+        lake = events()
+        lake.deliver(DAY_1, purchase(1))
+        lake.load(load_fact, warehouse, PURCHASES)
+        note = Column("note", "string", "A note.")
+        newer = replace(PURCHASES, version="1.1.0", columns=(*PURCHASES.columns, note))
+        sql = sql_of(PURCHASES).replace("    line\n", "    line,\n    topic AS note\n")
+        report = lake.load(load_fact, warehouse, newer, sql=sql)
+        assert warehouse.changes == ["column note was added to fct_purchase"]
+        assert report.staged_rows == {DAY_1: 1}
+        assert rows_of(warehouse, newer, "note") == [("purchases",)]
+
+    def test_what_old_rows_cannot_become_is_refused_with_the_differences_and_what_to_run(
+        self, warehouse: Warehouse
+    ) -> None:
+        older = Column("category", "integer", "A number."), Column("extra", "string", "More.")
+        kept = [c for c in PURCHASES.columns if c.name not in ("category", "line")]
+        warehouse.create(replace(PURCHASES, columns=(*kept, *older)))
+        with pytest.raises(ProfilehouseError) as caught:
+            warehouse.create(PURCHASES)
+        kinds = [Column("", kind, "").sql_type(warehouse.dialect) for kind in ("integer", "string")]
+        assert str(caught.value) == (
+            "warehouse table fct_purchase does not fit its contract 1.0.0 (missing: line; unknown:"
+            f" extra; of another type: category is {kinds[0]}, not {kinds[1]}): run DROP TABLE"
+            " fct_purchase in the warehouse, then materialize warehouse/fct_purchase, all its days"
+        )
+        warehouse.execute("DROP TABLE fct_purchase")
+        warehouse.create(replace(PURCHASES, columns=(*PURCHASES.columns, older[1])))
+        with pytest.raises(
+            ProfilehouseError, match="run ALTER TABLE fct_purchase DROP COLUMN extra"
+        ):
+            warehouse.create(PURCHASES)
+
+    def test_a_table_that_is_as_its_contract_says_is_left_alone(self, warehouse: Warehouse) -> None:
+        for table in (*contracts_of("warehouse"), profile_contract(load_declaration())):
+            warehouse.create(table)
+            warehouse.create(table)
+            assert warehouse.fits(table), table.name
+        assert warehouse.changes == []
 
     def test_sql_that_yields_other_columns_than_the_contract_is_refused(
         self, warehouse: Warehouse

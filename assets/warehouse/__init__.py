@@ -89,7 +89,7 @@ def _fact(
     ) -> dg.MaterializeResult[None]:
         days = days_of(context)
         lake = platform.lake()
-        with platform.warehouse() as warehouse:
+        with platform.warehouse(work_of(context)) as warehouse:
             report = load_fact(
                 warehouse,
                 contract(table),
@@ -107,7 +107,9 @@ def _fact(
             )
         rows = dict(zip(*(column.to_pylist() for column in counts.columns), strict=True))
         report_days(context, days, rows)
-        return dg.MaterializeResult(metadata=_metadata(report, sql, {"staged": "events"}))
+        return dg.MaterializeResult(
+            metadata=_metadata(report, sql, {"staged": "events"}) | told(warehouse)
+        )
 
     return fact
 
@@ -122,7 +124,7 @@ def _fct_web_event() -> dg.AssetsDefinition:
         """The positions that the run's tag plans; without one, all that the lake has more."""
         lake = platform.lake()
         text = context.run.tags.get(PLAN_TAG)
-        with platform.warehouse() as warehouse:
+        with platform.warehouse(work_of(context)) as warehouse:
             plan = _held(lake, Plan.parse(text)) if text else _rest(lake, warehouse)
             report = load_ranges(
                 warehouse,
@@ -133,7 +135,7 @@ def _fct_web_event() -> dg.AssetsDefinition:
                 lambda ranges: lake.batches(WEB_EVENTS, offsets=ranges),
                 contract(WEB_EVENTS).arrow_schema,
             )
-        return dg.MaterializeResult(metadata=_range_metadata(report, sql))
+        return dg.MaterializeResult(metadata=_range_metadata(report, sql) | told(warehouse))
 
     return fct_web_event
 
@@ -142,11 +144,13 @@ def _dim_identity() -> dg.AssetsDefinition:
     sql = table_sql(IDENTITY)
 
     @_asset(IDENTITY, FACT, room="warehouse")
-    def dim_identity(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
+    def dim_identity(
+        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> dg.MaterializeResult[None]:
         """The visits that have new events; all where the SQL changed or a row was replaced."""
-        with platform.warehouse() as warehouse:
+        with platform.warehouse(work_of(context)) as warehouse:
             report = load_identity(warehouse, contract(IDENTITY), sql)
-        return dg.MaterializeResult(metadata=_derived_metadata(report, sql))
+        return dg.MaterializeResult(metadata=_derived_metadata(report, sql) | told(warehouse))
 
     return dim_identity
 
@@ -155,11 +159,13 @@ def _fct_session() -> dg.AssetsDefinition:
     sql = table_sql(SESSIONS)
 
     @_asset(SESSIONS, FACT, IDENTITY, room="warehouse")
-    def fct_session(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
+    def fct_session(
+        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> dg.MaterializeResult[None]:
         """The sessions that new events touch; all where the SQL changed or a row was replaced."""
-        with platform.warehouse() as warehouse:
+        with platform.warehouse(work_of(context)) as warehouse:
             report = load_sessions(warehouse, contract(SESSIONS), sql)
-        return dg.MaterializeResult(metadata=_derived_metadata(report, sql))
+        return dg.MaterializeResult(metadata=_derived_metadata(report, sql) | told(warehouse))
 
     return fct_session
 
@@ -184,9 +190,11 @@ def _dim_user() -> dg.AssetsDefinition:
     sql = table_sql(table)
 
     @_asset(table, source.name)
-    def dim_user(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
+    def dim_user(
+        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> dg.MaterializeResult[None]:
         lake = platform.lake()
-        with platform.warehouse() as warehouse:
+        with platform.warehouse(work_of(context)) as warehouse:
             report = load_history(
                 warehouse,
                 contract(table),
@@ -195,7 +203,9 @@ def _dim_user() -> dg.AssetsDefinition:
                 lambda days: histories(source, lake, "household_id", days).to_batches(),
                 record_schema(source),
             )
-        return dg.MaterializeResult(metadata=_metadata(report, sql, {"staged": source.name}))
+        return dg.MaterializeResult(
+            metadata=_metadata(report, sql, {"staged": source.name}) | told(warehouse)
+        )
 
     return dim_user
 
@@ -205,9 +215,11 @@ def _dimension(table: str, source_name: str) -> dg.AssetsDefinition:
     sql = table_sql(table)
 
     @_asset(table, source.name)
-    def dimension(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
+    def dimension(
+        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> dg.MaterializeResult[None]:
         lake = platform.lake()
-        with platform.warehouse() as warehouse:
+        with platform.warehouse(work_of(context)) as warehouse:
             report = load_dimension(
                 warehouse,
                 contract(table),
@@ -216,7 +228,9 @@ def _dimension(table: str, source_name: str) -> dg.AssetsDefinition:
                 lambda days: records(source, lake, days).to_batches(),
                 record_schema(source),
             )
-        return dg.MaterializeResult(metadata=_metadata(report, sql, {"staged": source.name}))
+        return dg.MaterializeResult(
+            metadata=_metadata(report, sql, {"staged": source.name}) | told(warehouse)
+        )
 
     return dimension
 
@@ -225,12 +239,14 @@ def _dim_date() -> dg.AssetsDefinition:
     sql = table_sql("dim_date")
 
     @_asset("dim_date", "events", WEB_EVENTS)
-    def dim_date(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
+    def dim_date(
+        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> dg.MaterializeResult[None]:
         """Whole years: from the year before the first business day to that of the newest."""
         first_day = platform.settings.first_day
         lake = platform.lake()
         newest = max([*delivered(lake, "events"), *lake.days(WEB_EVENTS)], default=first_day)
-        with platform.warehouse() as warehouse:
+        with platform.warehouse(work_of(context)) as warehouse:
             report = load_calendar(
                 warehouse,
                 contract("dim_date"),
@@ -238,7 +254,7 @@ def _dim_date() -> dg.AssetsDefinition:
                 date(first_day.year - 1, 1, 1),
                 date(newest.year + 1, 12, 31),
             )
-        return dg.MaterializeResult(metadata=_metadata(report, sql, {}))
+        return dg.MaterializeResult(metadata=_metadata(report, sql, {}) | told(warehouse))
 
     return dim_date
 
@@ -290,6 +306,19 @@ def _ranges(report: RangeReport) -> dict[str, Any]:
         ),
         "loaded_again_for_a_change": report.anew,
     }
+
+
+def told(warehouse: Warehouse) -> dict[str, Any]:
+    """What was changed in tables that were there already, and what it cost, as metadata."""
+    changes = {"schema_changes": "; ".join(warehouse.changes)} if warehouse.changes else {}
+    if warehouse.bytes_billed is None:
+        return changes
+    return {**changes, "bytes_billed": warehouse.bytes_billed}
+
+
+def work_of(context: dg.AssetExecutionContext) -> dict[str, str]:
+    """What the warehouse is told about the work it does."""
+    return {"run_id": context.run_id, "asset": context.asset_key.to_user_string()}
 
 
 def _lineage(sql: str, read: Mapping[str, str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Does not belong here: the star's SQL (assets/warehouse/sql/) and its columns (co
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ __all__ = ["Warehouse", "open_warehouse"]
 
 
 def open_warehouse(
-    settings: Settings, connect: Connect | None = None
+    settings: Settings, connect: Connect | None = None, work: Mapping[str, str] | None = None
 ) -> AbstractContextManager[Warehouse]:
     """A connection to the warehouse of the settings, for one unit of work: `with ... as warehouse`.
 
@@ -30,6 +31,8 @@ def open_warehouse(
     Args:
         settings: whose `warehouse` says which engine and where.
         connect: how to get a Snowflake connection, where somebody else configures it.
+        work: what the work is for, such as run_id and asset; Snowflake's query tags and BigQuery's
+            job labels say it.
 
     Raises:
         ProfilehouseError: when it cannot be opened; one line with the place and the remedy.
@@ -46,7 +49,7 @@ def open_warehouse(
                 f"the warehouse is {settings.warehouse_url.scheme}://, but {error.name} is not"
                 " installed: pip install 'profilehouse[bigquery]'"
             ) from error
-        return open_bigquery(settings)
+        return open_bigquery(settings, work)
     from profilehouse.warehouse.on_snowflake import open_snowflake  # noqa: PLC0415
 
-    return open_snowflake(settings, connect)
+    return open_snowflake(settings, connect, work)

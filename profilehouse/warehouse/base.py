@@ -5,7 +5,7 @@ runs a statement and stages a file. Does not belong here: what is loaded when (l
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from profilehouse.contracts import Contract
-from profilehouse.errors import ProfilehouseError
 from profilehouse.warehouse import statements
+from profilehouse.warehouse.migration import difference
 from profilehouse.warehouse.sql import STAGED, translate
 
 NOT_THERE = "materialize its asset first"
@@ -31,8 +31,14 @@ class Warehouse(ABC):
     """
 
     dialect: ClassVar[str]
+    type_names: ClassVar[Mapping[str, str]] = {}
+    """What the engine calls types of contracts' DDL, where it has other names for them."""
 
     def __init__(self, folder: Path) -> None:
+        self.changes: list[str] = []
+        """What create() changed in tables that were there, in words."""
+        self.bytes_billed: int | None = None
+        """What the queries of this connection are billed for, where the engine tells."""
         self._folder = folder
         self._in_transaction = False
 
@@ -83,7 +89,7 @@ class Warehouse(ABC):
             self._in_transaction = False
 
     def columns(self, table: str) -> dict[str, str]:
-        """The columns a table has, with the engine's own types; empty where there is no table."""
+        """The columns a table has, with types as in contracts' DDL; empty where it is missing."""
         found = self.query(
             "SELECT LOWER(column_name) AS name, data_type FROM information_schema.columns"
             " WHERE table_schema = CURRENT_SCHEMA() AND LOWER(table_name) = ?"
@@ -91,27 +97,32 @@ class Warehouse(ABC):
             (table,),
         )
         names, types = found.column("name").to_pylist(), found.column("data_type").to_pylist()
-        return dict(zip(names, types, strict=True))
+        return dict(zip(names, (self.type_names.get(t, t) for t in types), strict=True))
 
     def create(self, contract: Contract) -> None:
-        """Make the contract's table where it is missing.
+        """Make the contract's table where it is missing, or add to it what it lacks.
+
+        Columns that may be null are added, integers widened to numbers where the engine can;
+        `changes` says so. Old rows have no value in a new column until they are loaded again, as a
+        new version of the contract makes them be.
 
         Raises:
-            ProfilehouseError: when the table is there with other columns.
+            ProfilehouseError: when the table differs otherwise; with the differences and what to
+                run.
         """
         self._refuse_in_transaction("create")
-        present = set(self.columns(contract.name))
-        wanted = {column.name for column in contract.columns}
+        present = self.columns(contract.name)
         if not present:
             self._run(contract.ddl(self.dialect), ())
-        elif present != wanted:
-            raise ProfilehouseError(
-                f"warehouse table {contract.name} does not have the columns of its contract"
-                f" {contract.version} (missing: {', '.join(sorted(wanted - present)) or 'none'};"
-                f" unknown: {', '.join(sorted(present - wanted)) or 'none'}):"
-                f" run DROP TABLE {contract.name} in the warehouse, then materialize"
-                f" warehouse/{contract.name}, all its days"
-            )
+            return
+        for change, statement in difference(contract, present, self.dialect).statements().items():
+            self._run(statement, ())
+            self.changes.append(change)
+
+    def fits(self, contract: Contract) -> bool:
+        """Whether a table is missing, or has exactly the columns of its contract."""
+        present = self.columns(contract.name)
+        return not present or not difference(contract, present, self.dialect)
 
     def drop(self, contract: Contract) -> None:
         """Remove the contract's table with all its rows."""
@@ -181,21 +192,19 @@ class Warehouse(ABC):
             dimension: the table, with one row a key and version (SCD type 2).
             select: yields the dimension's columns: every version of each key in it.
         """
-        key = str(dimension.properties["historyOf"])
-        self.execute(statements.delete_keys(dimension, key, select))
-        self.execute(statements.insert(dimension, select))
+        self.replace_keys(dimension, str(dimension.properties["historyOf"]), select, select)
 
-    def replace_keys(self, fact: Contract, keys: str, select: str) -> None:
-        """Replace the rows with some primary keys by what a query yields. Call it in a transaction.
+    def replace_keys(self, table: Contract, key: str, keys: str, select: str) -> None:
+        """Replace the rows with some keys by what a query yields. Call it in a transaction.
 
         Args:
-            fact: the table, of a single primary key.
-            keys: yields the keys whose rows go.
-            select: yields the fact's columns.
+            table: the table.
+            key: its column that says which rows go.
+            keys: yields that column: the keys of the rows that go.
+            select: yields the table's columns.
         """
-        [key] = fact.primary_key
-        self.execute(statements.delete_keys(fact, key, keys))
-        self.execute(statements.insert(fact, select))
+        self.execute(statements.delete_keys(table, key, keys))
+        self.execute(statements.insert(table, select))
 
     def swap(self, table: Contract, select: str, params: Sequence[Any] = ()) -> None:
         """Replace all rows of a table by what the query yields. Call it in a transaction.

@@ -262,11 +262,9 @@ def prepare(
             f" its contract wants {', '.join(names)}"
         )
     warehouse.create(contract(ledger))
-    present = set(warehouse.columns(table.name))
-    if anew and present and present != set(names):
+    if anew and not warehouse.fits(table):
         warehouse.drop(table)
-        present = set()
-    if not present:
+    if not warehouse.columns(table.name):
         # before the table is there, or a crash between would hide it
         _forget(warehouse, table, ledger)
     warehouse.create(table)

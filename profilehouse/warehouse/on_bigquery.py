@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -52,6 +53,11 @@ class BigQueryWarehouse(Warehouse):
     """
 
     dialect: ClassVar[str] = "bigquery"
+    type_names: ClassVar[Mapping[str, str]] = {
+        "INTEGER": "INT64",
+        "FLOAT": "FLOAT64",
+        "BOOLEAN": "BOOL",
+    }
 
     def __init__(
         self, client: bigquery.Client, dataset: bigquery.DatasetReference, folder: Path
@@ -60,6 +66,7 @@ class BigQueryWarehouse(Warehouse):
         self._client = client
         self._dataset = dataset
         self._staged: bigquery.TableReference | None = None
+        self.bytes_billed: int = 0
         self._script: list[str] = []
         self._requirements: list[Exception] = []
 
@@ -69,7 +76,11 @@ class BigQueryWarehouse(Warehouse):
             found = self._client.get_table(self._dataset.table(table))
         except NotFound:
             return {}
-        return {field.name.lower(): field.field_type for field in found.schema}
+        return {
+            field.name.lower(): f"ARRAY<{kind}>" if field.mode == "REPEATED" else kind
+            for field in found.schema
+            for kind in [self.type_names.get(field.field_type, field.field_type)]
+        }
 
     def forget_staged(self) -> None:
         """Remove the staged table, if there is one."""
@@ -136,15 +147,24 @@ class BigQueryWarehouse(Warehouse):
 
     def _job(self, sql: str, params: Sequence[Any] = ()) -> Any:
         config = bigquery.QueryJobConfig(query_parameters=[_parameter(value) for value in params])
-        return self._client.query(sql, job_config=config).result()
+        job = self._client.query(sql, job_config=config)
+        rows = job.result()
+        self.bytes_billed += job.total_bytes_billed or 0
+        return rows
 
 
 @contextmanager
-def open_bigquery(settings: Settings) -> Iterator[BigQueryWarehouse]:
+def open_bigquery(
+    settings: Settings, work: Mapping[str, str] | None = None
+) -> Iterator[BigQueryWarehouse]:
     """A client for the dataset of the settings; staged tables are removed in the end.
 
     Credentials are those that Google's libraries find, none where the URL has an endpoint of its
     own, which is an emulator's.
+
+    Args:
+        settings: its warehouse URL says where.
+        work: what it is for, put into the labels of every job.
 
     Raises:
         ProfilehouseError: when nobody answers, there are no credentials, or the dataset or a
@@ -153,7 +173,7 @@ def open_bigquery(settings: Settings) -> Iterator[BigQueryWarehouse]:
     project, dataset, options = _parts(settings)
     place = f"BigQuery dataset {project}.{dataset.dataset_id}"
     try:
-        client = _client(project, dataset, options)
+        client = _client(project, dataset, options, labels(work or {}))
         try:
             client.get_dataset(dataset, retry=bigquery.DEFAULT_RETRY.with_timeout(CONNECT_SECONDS))
         except NotFound as error:
@@ -248,12 +268,19 @@ def _parts(settings: Settings) -> tuple[str, bigquery.DatasetReference, dict[str
     return project, bigquery.DatasetReference(project, unquote(url.path.strip("/"))), options
 
 
+def labels(work: Mapping[str, str]) -> dict[str, str]:
+    """What the work is for as BigQuery takes labels: small letters, digits, _ and -, 63 at most."""
+    said = {"application": "profilehouse", **work}
+    return {name: re.sub(r"[^a-z0-9_-]", "-", value.lower())[:63] for name, value in said.items()}
+
+
 def _client(
-    project: str, dataset: bigquery.DatasetReference, options: dict[str, str]
+    project: str,
+    dataset: bigquery.DatasetReference,
+    options: dict[str, str],
+    labels: dict[str, str],
 ) -> bigquery.Client:
-    jobs = bigquery.QueryJobConfig(
-        default_dataset=dataset, use_legacy_sql=False, labels={"application": "profilehouse"}
-    )
+    jobs = bigquery.QueryJobConfig(default_dataset=dataset, use_legacy_sql=False, labels=labels)
     jobs.job_timeout_ms = STATEMENT_SECONDS * 1000
     if "maximum_bytes_billed" in options:
         jobs.maximum_bytes_billed = int(options["maximum_bytes_billed"])
@@ -263,6 +290,7 @@ def _client(
         credentials=AnonymousCredentials() if endpoint else None,  # type: ignore[no-untyped-call]
         location=options.get("location"),
         default_query_job_config=jobs,
+        default_load_job_config=bigquery.LoadJobConfig(labels=labels),
         client_options=ClientOptions(api_endpoint=endpoint) if endpoint else None,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,16 +26,21 @@ Connect = Callable[[], AbstractContextManager[SnowflakeConnection]]
 
 LOGIN_SECONDS = 30
 STATEMENT_SECONDS = 1800
-"""Longest a statement may run, and a request be tried again when the network fails."""
+"""Longest a statement may run, unless the URL says `statement_timeout`, and a request be tried
+again when the network or Snowflake's service fails; the connector tries nothing else again."""
 NO_ACCESS = (606, 3001)
 """Error numbers: no virtual warehouse is chosen, a privilege is missing."""
 NO_OBJECT = 2003
 """Error number: an object does not exist, or may not be seen."""
 LISTS = (5, 10)
 """Type codes of VARIANT and ARRAY, which come as JSON text; here they only hold lists."""
-URL_PARAMETERS = ("warehouse", "role", "authenticator", "host", "port", "protocol")
+URL_PARAMETERS = (
+    *("warehouse", "role", "authenticator", "statement_timeout"),
+    *("host", "port", "protocol"),
+)
 CREDENTIALS = {
     "password": "SNOWFLAKE_PASSWORD",
+    "token": "SNOWFLAKE_TOKEN",
     "private_key_file": "SNOWFLAKE_PRIVATE_KEY_FILE",
     "private_key_file_pwd": "SNOWFLAKE_PRIVATE_KEY_FILE_PWD",
 }
@@ -46,19 +51,29 @@ class SnowflakeWarehouse(Warehouse):
     """The operations on an open Snowflake connection."""
 
     dialect: ClassVar[str] = "snowflake"
+    type_names: ClassVar[Mapping[str, str]] = {
+        "TEXT": "VARCHAR",
+        "NUMBER": "NUMBER(38, 0)",
+        "TIMESTAMP_NTZ": "TIMESTAMP_NTZ(6)",
+        "VARIANT": "ARRAY",  # the emulator's word; no contract has variants
+    }
 
-    def __init__(self, connection: SnowflakeConnection, folder: Path) -> None:
+    def __init__(
+        self, connection: SnowflakeConnection, folder: Path, work: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(folder)
         self._connection = connection
+        tag = {"application": "profilehouse", **(work or {})}
+        self._tagged = {"QUERY_TAG": msgspec.json.encode(tag).decode()}
 
     def _run(self, sql: str, params: Sequence[Any]) -> None:
         with self._connection.cursor() as cursor:
-            cursor.execute(sql, tuple(params) or None)
+            cursor.execute(sql, tuple(params) or None, _statement_params=self._tagged)
 
     def _fetch(self, sql: str, params: Sequence[Any]) -> pa.Table:
         with self._connection.cursor() as cursor:
             try:
-                cursor.execute(sql, tuple(params) or None)
+                cursor.execute(sql, tuple(params) or None, _statement_params=self._tagged)
             except ProgrammingError as error:
                 if error.errno == NO_OBJECT:
                     raise ProfilehouseError(f"warehouse: {_reason(error)}; {NOT_THERE}") from error
@@ -116,10 +131,17 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
             f" it may have {', '.join(URL_PARAMETERS)}"
         )
     credentials = {k: os.environ[name] for k, name in CREDENTIALS.items() if os.environ.get(name)}
-    if {"password", "private_key_file"} <= credentials.keys():
+    several = [CREDENTIALS[k] for k in credentials if k != "private_key_file_pwd"]
+    if len(several) > 1:
+        raise ProfilehouseError(f"{' and '.join(several)} are both set: unset one of them")
+    seconds = options.pop("statement_timeout", str(STATEMENT_SECONDS))
+    if not seconds.isdecimal() or not int(seconds):
         raise ProfilehouseError(
-            "SNOWFLAKE_PASSWORD and SNOWFLAKE_PRIVATE_KEY_FILE are both set: unset one of them"
+            f"PROFILEHOUSE_WAREHOUSE: statement_timeout is {seconds!r}; it must be a number of"
+            " seconds"
         )
+    if "token" in credentials:
+        options.setdefault("authenticator", "oauth")
     return {
         "account": url.hostname,
         "user": unquote(url.username or ""),
@@ -128,7 +150,11 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
         "paramstyle": "qmark",
         "login_timeout": LOGIN_SECONDS,
         "network_timeout": STATEMENT_SECONDS,
-        "session_parameters": {"QUERY_TAG": "profilehouse", "TIMEZONE": "UTC"},
+        "session_parameters": {
+            "QUERY_TAG": "profilehouse",
+            "STATEMENT_TIMEOUT_IN_SECONDS": int(seconds),
+            "TIMEZONE": "UTC",
+        },
         **options,
         **credentials,
     }
@@ -136,13 +162,14 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
 
 @contextmanager
 def open_snowflake(
-    settings: Settings, connect: Connect | None = None
+    settings: Settings, connect: Connect | None = None, work: Mapping[str, str] | None = None
 ) -> Iterator[SnowflakeWarehouse]:
     """One connection, closed in the end.
 
     Args:
         settings: its warehouse URL says where to connect, also in error texts.
         connect: gives the connection instead, made with paramstyle="qmark".
+        work: what it is for, put into the tag of every query.
 
     Raises:
         ProfilehouseError: when Snowflake cannot be reached within the login timeout, refuses the
@@ -160,7 +187,7 @@ def open_snowflake(
         try:
             _check(connection, place)
             folder = stack.enter_context(TemporaryDirectory(prefix="profilehouse-"))
-            yield SnowflakeWarehouse(connection, Path(folder))
+            yield SnowflakeWarehouse(connection, Path(folder), work)
         except BaseException as error:
             connection.close()
             if isinstance(error, OperationalError) or getattr(error, "errno", None) in NO_ACCESS:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from profilehouse.contracts import Contract
 from profilehouse.profiles.features import LATE_DAYS
@@ -34,30 +36,41 @@ from profilehouse.warehouse.ranges import FACT, RangeReport
 from profilehouse.warehouse.sql import over
 
 IDENTITY, SESSIONS = "dim_identity", "fct_session"
+KEY = "MD5(anonymous_id || ' ' || session_id)"
+"""Of dim_identity, as assets/warehouse/sql/dim_identity.sql has it."""
 TIMEOUT_MINUTES = 30
 """A longer pause ends a session; assets/warehouse/sql/fct_session.sql has the same number."""
 
-COUNTED = f"""
+
+def counted(where: str = "TRUE") -> str:
+    """A query for the events of devices that count, with a condition on columns of the fact.
+
+    A clock that ran ahead is set back to when the event was received, as it is in profiles.
+    """
+    return f"""
 SELECT
     event_id, event_type, user_id, anonymous_id, session_id, campaign_key, order_id, value_cents,
-    url, referrer, device, received_at, log_partition, log_offset,
+    url, referrer, device, received_at,
     LEAST(occurred_at, DATEADD(MICROSECOND, -1, received_at)) AS happened_at
 FROM {FACT}
 WHERE consent AND received_at <= DATEADD(DAY, {LATE_DAYS}, occurred_at)
-AND NOT anonymous_id IS NULL
+AND NOT anonymous_id IS NULL AND ({where})
 """
-"""The events of devices that count; a clock that ran ahead is set back, as it is in profiles."""
-OWNED = f"""
+
+
+def owned(where: str = "TRUE") -> str:
+    """The same events, each with the user it counts for; null where nobody logged in."""
+    return f"""
 SELECT
     event.event_id, event.event_type, COALESCE(event.user_id, owner.user_id) AS user_id,
     event.anonymous_id, event.session_id, event.campaign_key, event.order_id, event.value_cents,
-    event.url, event.referrer, event.device, event.log_partition, event.log_offset,
-    event.happened_at
-FROM ({COUNTED}) AS event
+    event.url, event.referrer, event.device, event.happened_at
+FROM ({counted(where)}) AS event
 LEFT JOIN (SELECT anonymous_id, session_id, user_id FROM {IDENTITY} WHERE is_current) AS owner
 ON owner.anonymous_id = event.anonymous_id AND owner.session_id = event.session_id
 """
-"""The same events, each with the user it counts for; null where nobody logged in."""
+
+
 _SPAN = pa.schema(
     [
         ("session_key", pa.string()),
@@ -79,7 +92,7 @@ def load_identity(warehouse: Warehouse, dimension: Contract, sql: str) -> RangeR
     Args:
         warehouse: an open connection.
         dimension: the table.
-        sql: yields its columns from `staged`, which has the columns of COUNTED.
+        sql: yields its columns from `staged`, which has the columns of counted().
 
     Raises:
         StaleWriter: if another load of the table came between; nothing was loaded.
@@ -87,16 +100,18 @@ def load_identity(warehouse: Warehouse, dimension: Contract, sql: str) -> RangeR
     plan = _plan(warehouse, dimension, sql, FACT)
     if not plan.missing:
         return _report(warehouse, dimension, plan)
-    touched = (
-        f"SELECT event.* FROM ({COUNTED}) AS event JOIN (SELECT DISTINCT anonymous_id, session_id"
-        f" FROM ({COUNTED}) AS fresh WHERE {_within(plan.missing)}) AS visit"
-        " ON visit.anonymous_id = event.anonymous_id AND visit.session_id = event.session_id"
-    )
+    fresh = _within(plan.missing)
+    visits = f"SELECT DISTINCT anonymous_id, session_id FROM ({counted(fresh)}) AS fresh"
+    touched = f"""
+SELECT event.* FROM ({counted(_of_devices(FACT, fresh))}) AS event JOIN ({visits}) AS visit
+ON visit.anonymous_id = event.anonymous_id AND visit.session_id = event.session_id
+"""
     with warehouse.transaction():
         if plan.anew:
-            warehouse.swap(dimension, over(sql, COUNTED))
+            warehouse.swap(dimension, over(sql, counted()))
         else:
-            warehouse.merge_history(dimension, over(sql, touched))
+            keys = f"SELECT {KEY} AS identity_key FROM ({counted(fresh)}) AS fresh"
+            warehouse.replace_keys(dimension, "identity_key", keys, over(sql, touched))
         plan.write(warehouse, dimension)
     return _report(warehouse, dimension, plan)
 
@@ -111,7 +126,7 @@ def load_sessions(warehouse: Warehouse, sessions: Contract, sql: str) -> RangeRe
     Args:
         warehouse: an open connection.
         sessions: the table.
-        sql: yields its columns from `staged`, which has the columns of OWNED.
+        sql: yields its columns from `staged`, which has the columns of owned().
 
     Raises:
         StaleWriter: if another load of the table came between; nothing was loaded.
@@ -119,23 +134,17 @@ def load_sessions(warehouse: Warehouse, sessions: Contract, sql: str) -> RangeRe
     plan = _plan(warehouse, sessions, sql, IDENTITY)
     if not plan.missing:
         return _report(warehouse, sessions, plan)
+    touched = ""
     if not plan.anew:
-        warehouse.stage(warehouse.query(_spans(plan.missing)).to_batches(), _SPAN)
-    touched = (
-        f"SELECT event.* FROM ({OWNED}) AS event WHERE EXISTS (SELECT 1 FROM staged AS span"
-        " WHERE span.anonymous_id = event.anonymous_id"
-        " AND span.owner = COALESCE(event.user_id, '')"
-        " AND event.happened_at BETWEEN span.first_at AND span.last_at)"
-    )
+        spans = warehouse.query(_spans(_within(plan.missing)))
+        warehouse.stage(spans.to_batches(), _SPAN)
+        touched = _inside_spans(pc.min(spans["first_at"]).as_py())
     with warehouse.transaction():
         if plan.anew:
-            warehouse.swap(sessions, over(sql, OWNED))
+            warehouse.swap(sessions, over(sql, owned()))
         else:
-            warehouse.replace_keys(
-                sessions,
-                "SELECT session_key FROM staged WHERE NOT session_key IS NULL",
-                over(sql, touched),
-            )
+            keys = "SELECT session_key FROM staged WHERE NOT session_key IS NULL"
+            warehouse.replace_keys(sessions, "session_key", keys, over(sql, touched))
         plan.write(warehouse, sessions)
     return _report(warehouse, sessions, plan)
 
@@ -201,19 +210,25 @@ def _within(ranges: Mapping[int, Sequence[Range]]) -> str:
     )
 
 
-def _spans(ranges: Mapping[int, Sequence[Range]]) -> str:
-    """A query for what events in ranges of positions touch, in the columns of _SPAN."""
+def _of_devices(table: str, where: str) -> str:
+    """The condition on an event that its device is among those of some rows."""
+    return f"anonymous_id IN (SELECT anonymous_id FROM {table} WHERE {where})"
+
+
+def _spans(fresh: str) -> str:
+    """A query for what new events touch, in the columns of _SPAN.
+
+    Args:
+        fresh: the condition on the rows of the fact that are new.
+    """
+    login = f"({fresh}) AND NOT user_id IS NULL AND NOT session_id IS NULL"
     return f"""
-WITH event AS ({OWNED}),
-fresh AS (SELECT * FROM event WHERE {_within(ranges)}),
-login AS (
-    SELECT DISTINCT anonymous_id, session_id FROM ({COUNTED}) AS counted
-    WHERE ({_within(ranges)}) AND NOT user_id IS NULL AND NOT session_id IS NULL
-),
+WITH login AS (SELECT DISTINCT anonymous_id, session_id FROM ({counted(login)}) AS event),
 moved AS (
-    SELECT anonymous_id, user_id, happened_at FROM fresh
+    SELECT anonymous_id, user_id, happened_at FROM ({owned(fresh)}) AS event
     UNION ALL
-    SELECT event.anonymous_id, event.user_id, event.happened_at FROM event
+    SELECT event.anonymous_id, event.user_id, event.happened_at
+    FROM ({owned(_of_devices(FACT, login))}) AS event
     JOIN login ON login.anonymous_id = event.anonymous_id AND login.session_id = event.session_id
 )
 SELECT DISTINCT
@@ -227,4 +242,17 @@ SELECT DISTINCT
     CAST(NULL AS VARCHAR) AS session_key, anonymous_id, COALESCE(user_id, '') AS owner,
     happened_at AS first_at, happened_at AS last_at
 FROM moved
+"""
+
+
+def _inside_spans(first_at: datetime | None) -> str:
+    """A query for the events in the staged spans; the day the first begins spares older ones."""
+    after = f"occurred_on >= DATE '{first_at.date()}'" if first_at else "FALSE"
+    where = f"{after} AND {_of_devices('staged', 'TRUE')}"
+    return f"""
+SELECT event.* FROM ({owned(where)}) AS event WHERE EXISTS (
+    SELECT 1 FROM staged AS span
+    WHERE span.anonymous_id = event.anonymous_id AND span.owner = COALESCE(event.user_id, '')
+    AND event.happened_at BETWEEN span.first_at AND span.last_at
+)
 """

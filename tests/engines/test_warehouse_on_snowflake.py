@@ -141,6 +141,7 @@ class Recorded(SnowflakeConnection):
     """A connection that remembers the text of every statement."""
 
     statements: list[str]
+    tags: set[str]
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         cursor = super().cursor(*args, **kwargs)
@@ -148,6 +149,7 @@ class Recorded(SnowflakeConnection):
 
         def record(command: str, *args: Any, **kwargs: Any) -> Any:
             self.statements.append(" ".join(command.split()))
+            self.tags.add(kwargs.get("_statement_params", {}).get("QUERY_TAG"))
             return execute(command, *args, **kwargs)
 
         def record_many(command: str, *args: Any, **kwargs: Any) -> Any:
@@ -162,15 +164,19 @@ def test_rows_come_by_copy_and_only_dml_runs_in_the_transaction(emulated: Settin
     lake = events()
     lake.deliver(DAY_1, purchase(1), purchase(2))
     statements: list[str] = []
+    tags: set[str] = set()
 
     @contextmanager
     def connect() -> Iterator[SnowflakeConnection]:
         with Recorded(**connection_arguments(emulated)) as connection:
-            connection.statements = statements
+            connection.statements, connection.tags = statements, tags
             yield connection
 
-    with open_warehouse(emulated, connect) as warehouse:
+    work = {"run_id": "r-1", "asset": "warehouse/fct_purchase"}
+    with open_warehouse(emulated, connect, work) as warehouse:
         lake.load(load_fact, warehouse, PURCHASES)
+    [tag] = tags
+    assert json.loads(tag) == {"application": "profilehouse", **work}
     verbs = [statement.split()[0] for statement in statements if statement[:6] != "SELECT"]
     assert verbs == [
         *("CREATE", "DELETE", "CREATE"),

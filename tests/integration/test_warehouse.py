@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date, timedelta
 from itertools import count, pairwise
 from pathlib import Path
@@ -147,6 +148,17 @@ def test_a_load_killed_after_any_statement_ends_in_the_same_tables_when_run_agai
             assert bytes_of(warehouse, PURCHASES, LEDGER) == new
     assert last > 5, "BEGIN, two of the merge, two of the ledger and COMMIT"
     assert seen == {old, new}
+
+
+def test_integers_become_numbers_in_a_table_that_has_rows(tmp_path: Path) -> None:
+    lake = events()
+    lake.deliver(DAY_1, purchase(1))
+    wider = [replace(c, type="number") if c.name == "quantity" else c for c in PURCHASES.columns]
+    with open_duckdb(tmp_path / "warehouse.duckdb") as warehouse:
+        lake.load(load_fact, warehouse, PURCHASES)
+        warehouse.create(replace(PURCHASES, columns=tuple(wider)))
+        assert warehouse.changes == ["column quantity of fct_purchase was widened to DOUBLE"]
+        assert rows_of(warehouse, PURCHASES, "quantity") == [(1.0,)]
 
 
 # Any deliveries in any order

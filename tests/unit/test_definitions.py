@@ -33,7 +33,7 @@ from checks.consistency import consistency_checks
 from checks.live import live_checks
 from checks.schema import schema_checks
 from platform_defs.build import build_defs
-from platform_defs.resources import open_platform, snowflake_resource
+from platform_defs.resources import open_platform, snowflake_resource, with_credentials
 from profilehouse.contracts import Contract, contract, contracts_of
 from profilehouse.events.build import EVENT_SOURCES
 from profilehouse.profiles.features import load_declaration, profile_contract
@@ -288,7 +288,7 @@ def test_every_file_of_sql_belongs_to_the_asset_of_its_name() -> None:
 
 def test_steps_that_open_the_warehouse_and_no_others_are_in_its_pool() -> None:
     opening = {
-        step.op.name: "platform.warehouse()" in inspect.getsource(step.op.compute_fn.decorated_fn)  # type: ignore[union-attr]
+        step.op.name: "platform.warehouse(" in inspect.getsource(step.op.compute_fn.decorated_fn)  # type: ignore[union-attr]
         for step in steps()
     }
     assert sum(opening.values()) > 10
@@ -510,6 +510,18 @@ def test_the_url_of_snowflake_becomes_dagsters_resource(on_snowflake: Settings) 
     assert further["host"] == "h.test"
     assert further["session_parameters"]["QUERY_TAG"] == "profilehouse"
     assert resource.process_config_and_initialize().password == "never shown"
+
+
+def test_a_token_of_snowflake_reaches_the_connection_and_is_not_shown(
+    on_snowflake: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SNOWFLAKE_PASSWORD")
+    monkeypatch.setenv("SNOWFLAKE_TOKEN", "never shown")
+    resource = snowflake_resource(on_snowflake)
+    assert "never shown" not in repr(resource)
+    opened = with_credentials(resource)
+    assert opened.authenticator == "oauth"
+    assert (opened.additional_snowflake_connection_args or {})["token"] == "never shown"
 
 
 def test_credentials_of_snowflake_are_never_shown(on_snowflake: Settings) -> None:

@@ -1,5 +1,6 @@
 """The warehouse's SQL as text: the star's files, the operations, translation and lineage."""
 
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from profilehouse.contracts import Contract, contract, contracts_of
 from profilehouse.errors import ProfilehouseError
 from profilehouse.settings import load_settings
 from profilehouse.warehouse import statements
-from profilehouse.warehouse.on_bigquery import with_values
+from profilehouse.warehouse.migration import difference
+from profilehouse.warehouse.on_bigquery import labels, with_values
 from profilehouse.warehouse.on_snowflake import connection_arguments, stage_statements
 from profilehouse.warehouse.sql import lineage, select_columns, translate
 
@@ -136,6 +138,29 @@ def test_no_row_goes_to_a_warehouse_one_by_one() -> None:
     assert code["load.py"].count("insert_values(ledger") == code["load.py"].count("insert_values(")
     assert code["range_ledger.py"].count("insert_values(contract(LEDGER)") == 1
     assert code["range_ledger.py"].count("insert_values(") == 1
+
+
+# A table and its contract
+
+
+@pytest.mark.parametrize("dialect", ["duckdb", "bigquery"])
+def test_integers_are_widened_to_numbers_where_the_engine_can(dialect: str) -> None:
+    older = {c.name: c.sql_type(dialect) for c in WEB.columns}
+    wider = [replace(c, type="number") if c.name == "value_cents" else c for c in WEB.columns]
+    newer = replace(WEB, columns=tuple(wider))
+    kind = {"duckdb": "DOUBLE", "bigquery": "FLOAT64"}[dialect]
+    assert difference(newer, older, dialect).statements() == {
+        f"column value_cents of fct_web_event was widened to {kind}": (
+            f"ALTER TABLE fct_web_event ALTER COLUMN value_cents SET DATA TYPE {kind}"
+        )
+    }
+
+
+def test_snowflake_which_cannot_widen_refuses() -> None:
+    older = {c.name: c.sql_type("snowflake") for c in WEB.columns}
+    wider = [replace(c, type="number") if c.name == "value_cents" else c for c in WEB.columns]
+    with pytest.raises(ProfilehouseError, match=r"value_cents is NUMBER\(38, 0\), not FLOAT"):
+        difference(replace(WEB, columns=tuple(wider)), older, "snowflake").statements()
 
 
 # Translation
@@ -289,6 +314,35 @@ def test_an_unknown_parameter_in_the_url_is_named_beside_those_it_may_have() -> 
     url = "snowflake://jo@acc/DB/STAR?wharehouse=LOAD"
     with pytest.raises(ProfilehouseError, match="wharehouse; it may have warehouse, role"):
         connection_arguments(load_settings(warehouse=url))
+
+
+def test_a_token_logs_in_by_oauth_and_a_timeout_ends_statements(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("SNOWFLAKE_PASSWORD", "SNOWFLAKE_PRIVATE_KEY_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SNOWFLAKE_TOKEN", "ey")
+    url = "snowflake://jo@acc/DB/STAR?statement_timeout=600"
+    arguments = connection_arguments(load_settings(warehouse=url))
+    assert (arguments["authenticator"], arguments["token"]) == ("oauth", "ey")
+    assert arguments["session_parameters"]["STATEMENT_TIMEOUT_IN_SECONDS"] == 600
+    assert "statement_timeout" not in arguments
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "10m"])
+def test_a_timeout_that_is_no_number_of_seconds_is_refused(seconds: str) -> None:
+    url = f"snowflake://jo@acc/DB/STAR?statement_timeout={seconds}"
+    with pytest.raises(ProfilehouseError, match="must be a number of seconds"):
+        connection_arguments(load_settings(warehouse=url))
+
+
+def test_bigquerys_labels_say_what_the_work_is_for() -> None:
+    work = {"run_id": "0A1b-2", "asset": f"warehouse/{'x' * 80}"}
+    assert labels(work) == {
+        "application": "profilehouse",
+        "run_id": "0a1b-2",
+        "asset": f"warehouse-{'x' * 53}",
+    }
 
 
 def test_two_credentials_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ identity (profiles/), or when to read the log (process.py).
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -27,8 +28,9 @@ if find_spec("profilehouse_native"):
 
     folding = compiled
 
-CACHED = 50_000
-"""Entries kept in memory at least, of those used last; at most twice as many."""
+CACHED = 32 * 2**20
+"""Bytes of the entries kept in memory, of those written last, as they are stored; decoded they take
+some times that."""
 
 ATTEMPTS = 5
 """How often a batch is folded anew because rows that it shares were written by another process."""
@@ -184,27 +186,35 @@ def _new(batch: Subjects, places: pa.Table, stored_in: Mapping[str, Positions]) 
 
 
 class _Cache:
-    """The entries used last: two halves, of which the older is dropped when the newer is full."""
+    """The entries written last, as many as fit. One goes at a time: many hold up a batch."""
 
     def __init__(self) -> None:
-        self._newer: dict[str, Held] = {}
-        self._older: dict[str, Held] = {}
+        self._entries: OrderedDict[str, Held] = OrderedDict()
+        self._bytes = 0
 
     def get(self, key: str) -> Held | None:
-        return self._newer.get(key) or self._older.get(key)
+        return self._entries.get(key)
 
     def put(self, key: str, held: Held) -> None:
-        if len(self._newer) >= CACHED:
-            self._older, self._newer = self._newer, {}
-        self._newer[key] = held
+        self.forget(key)
+        self._entries[key] = held
+        self._bytes += _size(held)
+        while self._bytes > CACHED:
+            _, oldest = self._entries.popitem(last=False)
+            self._bytes -= _size(oldest)
 
     def forget(self, key: str) -> None:
-        self._newer.pop(key, None)
-        self._older.pop(key, None)
+        held = self._entries.pop(key, None)
+        if held is not None:
+            self._bytes -= _size(held)
 
     def clear(self) -> None:
-        self._newer.clear()
-        self._older.clear()
+        self._entries.clear()
+        self._bytes = 0
+
+
+def _size(held: Held) -> int:
+    return len(held[0].row or b"")
 
 
 def _not_below(events: pa.Table, positions: Positions) -> pa.Table:

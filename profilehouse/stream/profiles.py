@@ -6,8 +6,10 @@ identity (profiles/), or when to read the log (process.py).
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import reduce
 from importlib.util import find_spec
@@ -15,7 +17,7 @@ from importlib.util import find_spec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profilehouse.errors import StaleWriter
+from profilehouse.errors import ProfilehouseError, StaleWriter
 from profilehouse.events.web import Decoded
 from profilehouse.profiles import fold, identity
 from profilehouse.profiles.features import Declaration
@@ -34,6 +36,10 @@ some times that."""
 
 ATTEMPTS = 5
 """How often a batch is folded anew because rows that it shares were written by another process."""
+
+
+_SECONDS_TO_CREATE = 2.0
+"""How long another process may take to make an empty store."""
 
 
 Held = tuple[Stored, Entry | None]
@@ -232,6 +238,8 @@ def _not_below(events: pa.Table, positions: Positions) -> pa.Table:
 def create_if_missing(store: Store, declaration: Declaration) -> None:
     """Make an empty store where there is none, so that live profiles need no batch run first.
 
+    Several processes may come upon the missing store at once; one of them makes it.
+
     Raises:
         ProfilehouseError: if there is one of another declaration, or it cannot be made.
     """
@@ -242,4 +250,12 @@ def create_if_missing(store: Store, declaration: Declaration) -> None:
             newest_day=None,
             deliveries={},
         )
-        store.rebuild([], meta)
+        try:
+            with closing(store.stage([], meta)) as staged:
+                if not store.exists():
+                    staged.flip()
+            store.close()
+        except ProfilehouseError:
+            time.sleep(_SECONDS_TO_CREATE)
+            if not store.exists():
+                raise

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +29,7 @@ from profilehouse.profiles.serving import read_profile, read_visitor
 from profilehouse.profiles.store import Store
 from profilehouse.settings import Settings, load_settings
 from profilehouse.stream.process import LiveProcess, Options
+from profilehouse.stream.profiles import create_if_missing
 from profilehouse.stream.rebuild import rebuild_from_lake
 from profilehouse.stream.status import Status, read_statuses
 
@@ -386,3 +388,18 @@ def test_an_error_of_the_lake_ends_the_process_and_is_told(
         until(lambda: any(s.state == "failed" for s in read_statuses(settings)))
 
     assert read_statuses(settings)[0].error == "the disk is full"
+
+
+def test_processes_that_start_together_on_no_store_share_the_one_that_is_made(
+    platform: Platform,
+) -> None:
+    together = threading.Barrier(6)
+
+    def start(_: int) -> bool:
+        with platform.profile_store(DECLARATION) as store:
+            together.wait()
+            create_if_missing(store, DECLARATION)
+            return store.exists()
+
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(start, range(6))) == [True] * 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from profilehouse.lake import Lake
 from profilehouse.sources import landing
 from profilehouse.sources.deliveries import close_of
 from profilehouse.sources.landing import Landed, delivered, histories, land, records
+from profilehouse.sources.repairs import Repair, digest, keep
 from tests.pipeline import Installation, Record
 
 CAMPAIGNS, CRM, PURCHASES, REDEMPTIONS = (
@@ -258,6 +260,30 @@ def test_a_silenced_rule_holds_nothing_back_on_its_day(house: Installation) -> N
     landed(house, silenced, (MONDAY, TUESDAY))
     assert [row["delivered_on"] for row in rows(house)] == [MONDAY]
     assert [row["delivered_on"] for row in rows(house, "quarantine")] == [TUESDAY]
+
+
+def repaired(
+    house: Installation, line: int, wrong: Record, right: Record, at: datetime = datetime(2026, 4, 1)
+) -> None:
+    """Note what a line of Monday's redemptions should have been."""
+    letter = f"redemptions/{MONDAY}/{line}"
+    repair = Repair(letter, MONDAY, digest(json.dumps(wrong).encode()), json.dumps(right).encode())
+    keep(house.platform.lake(), "redemptions", [repair], at)
+
+
+def test_a_record_that_only_a_repair_of_another_made_wrong_can_be_repaired_too(
+    house: Installation,
+) -> None:
+    strange, other = redeemed(4, campaign_id=9), redeemed(1)
+    house.deliver("redemptions", MONDAY, [strange, other])
+    landed(house, RULED)
+    repaired(house, 1, strange, redeemed(1))
+    landed(house, RULED)
+    assert [row["line"] for row in rows(house, "quarantine")] == [1, 2]
+    repaired(house, 2, other, redeemed(2))
+    landed(house, RULED)
+    assert rows(house, "quarantine") == []
+    assert ['"household_id": 1' in rows(house)[0]["record"], len(rows(house))] == [True, 2]
 
 
 # Again, corrected, late

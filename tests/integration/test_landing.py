@@ -286,6 +286,17 @@ def test_a_record_that_only_a_repair_of_another_made_wrong_can_be_repaired_too(
     assert ['"household_id": 1' in rows(house)[0]["record"], len(rows(house))] == [True, 2]
 
 
+def test_of_repairs_of_lines_that_are_alike_the_one_noted_last_counts(house: Installation) -> None:
+    wrong = redeemed(1, campaign_id=9)
+    house.deliver("redemptions", MONDAY, [wrong, wrong])
+    ruled = replace(RULED, quality=RULED.quality[:1])
+    landed(house, ruled)
+    for second, (line, household) in enumerate([(1, 2), (2, 3), (1, 4)]):
+        repaired(house, line, wrong, redeemed(household), datetime(2026, 4, 1, 0, 0, second))
+    landed(house, ruled)
+    assert [json.loads(row["record"])["household_id"] for row in rows(house)] == [4, 4]
+
+
 # Again, corrected, late
 
 

@@ -263,7 +263,11 @@ def test_a_silenced_rule_holds_nothing_back_on_its_day(house: Installation) -> N
 
 
 def repaired(
-    house: Installation, line: int, wrong: Record, right: Record, at: datetime = datetime(2026, 4, 1)
+    house: Installation,
+    line: int,
+    wrong: Record,
+    right: Record,
+    at: datetime = datetime(2026, 4, 1),
 ) -> None:
     """Note what a line of Monday's redemptions should have been."""
     letter = f"redemptions/{MONDAY}/{line}"

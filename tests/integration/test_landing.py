@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from profilehouse.contract_quality import Distinct, Expression, QualityRule, Silence
 from profilehouse.contracts import Contract, contract
+from profilehouse.errors import ProfilehouseError
 from profilehouse.lake import Lake
 from profilehouse.sources import landing
 from profilehouse.sources.deliveries import close_of
@@ -260,6 +261,15 @@ def test_a_silenced_rule_holds_nothing_back_on_its_day(house: Installation) -> N
     landed(house, silenced, (MONDAY, TUESDAY))
     assert [row["delivered_on"] for row in rows(house)] == [MONDAY]
     assert [row["delivered_on"] for row in rows(house, "quarantine")] == [TUESDAY]
+
+
+def test_a_rule_that_cannot_be_computed_is_named_without_the_values(house: Installation) -> None:
+    house.deliver("redemptions", MONDAY, [redeemed(1, coupon_upc=2**62, campaign_id=7)])
+    product = QualityRule("odd", Expression("coupon_upc * campaign_id < 99"), "Odd.", "error")
+    with pytest.raises(ProfilehouseError, match="quality rule odd: SQL cannot be") as caught:
+        landed(house, replace(REDEMPTIONS, quality=(product,)))
+    assert str(2**62) not in str(caught.value)
+    assert landed(house, RULED).days == [MONDAY], "with the rule mended"
 
 
 def repaired(

@@ -19,10 +19,13 @@ from checks.consistency import consistency_checks
 from checks.datasets import dataset_checks
 from checks.live import live_checks
 from checks.schema import schema_checks
+from platform_defs.alerts import alerts
 from platform_defs.fresh_events import fresh_events
+from platform_defs.freshness import with_freshness
 from platform_defs.observe import observe_live
 from platform_defs.partitions import daily_partitions
 from platform_defs.resources import open_platform
+from platform_defs.retention import weekly_forgetting
 from platform_defs.schedules import (
     checks_of_live,
     daily_load,
@@ -46,13 +49,15 @@ def build_defs(settings: Settings, **overrides: Any) -> dg.Definitions:
     assets = [*lake_assets(daily), *warehouse_assets(daily), *profile_assets()]
     live = live_checks()
     return dg.Definitions(
-        assets=[
-            *delivered_files(),
-            *live_assets(),
-            *assets,
-            *quality_assets(),
-            *maintenance_assets(),
-        ],
+        assets=with_freshness(
+            [
+                *delivered_files(),
+                *live_assets(),
+                *assets,
+                *quality_assets(),
+                *maintenance_assets(),
+            ]
+        ),
         asset_checks=[
             *schema_checks(),
             *completeness_checks(),
@@ -62,13 +67,14 @@ def build_defs(settings: Settings, **overrides: Any) -> dg.Definitions:
             *live,
         ],
         schedules=[
-            daily_load(daily, assets, live),
+            daily_load(settings, daily, assets, live),
             weekly_checks(settings),
             checks_of_live(live),
             hourly_expiry(settings),
             nightly_upkeep(settings),
+            weekly_forgetting(settings),
         ],
-        sensors=[observe_live(), fresh_events()],
+        sensors=[observe_live(), fresh_events(), alerts(settings)],
         executor=dg.in_process_executor,
         resources={"platform": open_platform(settings), **overrides},
     )

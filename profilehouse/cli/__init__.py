@@ -13,6 +13,7 @@ import click
 from profilehouse.errors import ProfilehouseError
 
 COMMANDS = {
+    "alerts": "alerts",
     "collect": "collect",
     "contracts": "contracts",
     "dead-letters": "dead_letters",

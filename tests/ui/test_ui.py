@@ -117,6 +117,7 @@ def test_jobs_and_running_schedules_are_listed_with_their_hours(page: Page) -> N
         "live_checks",
         "load_fresh_events",
         "expire_lake",
+        "forget_runs",
         "tidy_lake",
     ):
         expect(page.get_by_text(job, exact=True).first).to_be_visible()
@@ -127,10 +128,12 @@ def test_jobs_and_running_schedules_are_listed_with_their_hours(page: Page) -> N
         "every_ten_minutes",
         "every_hour",
         "every_night",
+        "every_sunday_night",
         "observe_live",
         "fresh_events",
+        "alerts",
     ):
         expect(page.get_by_text(name, exact=True)).to_be_visible()
-    expect(page.get_by_text(re.compile(r"At 06:00 AM E[SD]T$"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"Every 15 minutes, between 06:00 AM and 11:59 PM E[SD]T$"))).to_be_visible()
     expect(page.get_by_text(re.compile(r"At 08:00 AM E[SD]T, only on Sunday$"))).to_be_visible()
-    expect(page.get_by_role("checkbox", checked=True)).to_have_count(7)
+    expect(page.get_by_role("checkbox", checked=True)).to_have_count(9)

@@ -1,4 +1,4 @@
-"""Alerts by Dagster's own daemon, on the platform's definitions: in time, and across a crash of it."""
+"""Alerts by Dagster's own daemon, on the platform's definitions: in time, and across a crash."""
 
 from __future__ import annotations
 

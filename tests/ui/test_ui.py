@@ -132,10 +132,11 @@ def test_jobs_and_running_schedules_are_listed_with_their_hours(page: Page) -> N
         "observe_live",
         "fresh_events",
         "alerts",
+        "observe_health",
     ):
         expect(page.get_by_text(name, exact=True)).to_be_visible()
     expect(
         page.get_by_text(re.compile(r"Every 15 minutes, between 06:00 AM and 11:59 PM E[SD]T$"))
     ).to_be_visible()
     expect(page.get_by_text(re.compile(r"At 08:00 AM E[SD]T, only on Sunday$"))).to_be_visible()
-    expect(page.get_by_role("checkbox", checked=True)).to_have_count(9)
+    expect(page.get_by_role("checkbox", checked=True)).to_have_count(10)

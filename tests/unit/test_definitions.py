@@ -62,6 +62,9 @@ NO_TABLES = {
     "lake/upkeep/expired",
     "lake/upkeep/cleared",
     "quality/data_docs",
+    "health/live_path",
+    "health/storage",
+    "health/alerts",
 }
 """Assets that are no data of their own: a process, and what is done to tables."""
 SETTINGS = Settings(timezone="America/New_York", first_day=date(2026, 1, 1), _env_file=None)
@@ -406,6 +409,7 @@ def test_sensors_run_from_the_start() -> None:
         s.name: (s.minimum_interval_seconds, s.default_status.value) for s in repository.sensor_defs
     } == {
         "observe_live": (60, "RUNNING"),
+        "observe_health": (300, "RUNNING"),
         "fresh_events": (20, "RUNNING"),
         "alerts": (5, "RUNNING"),
     }
@@ -544,11 +548,12 @@ def test_the_daily_job_makes_every_asset_and_runs_every_check() -> None:
     job = definitions().resolve_job_def("daily_load")
     made = {key.to_user_string() for key in job.asset_layer.selected_asset_keys}
     outside = {"live/event_log", "live/live_process", "lake/web_events", "lake/web_dead_letters"}
-    by_hand = ("sources/", "lake/upkeep/", "quality/")
+    by_hand = ("sources/", "lake/upkeep/", "quality/", "health/")
     assert made == {key for key in specs() if not key.startswith(by_hand)} - outside
     graph = definitions().resolve_asset_graph()
-    assert set(job.asset_layer.asset_graph.asset_check_keys) == set(graph.asset_check_keys)
-    others = ("lake__upkeep__", "quality__")
+    checks = {k for k in graph.asset_check_keys if k.asset_key.path[0] != "health"}
+    assert set(job.asset_layer.asset_graph.asset_check_keys) == checks
+    others = ("lake__upkeep__", "quality__", "health_")
     ops = {step.op.name for step in steps() if not step.op.name.startswith(others)}
     assert ops == {node.definition.name for node in job.nodes}
 

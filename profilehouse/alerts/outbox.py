@@ -59,7 +59,7 @@ class Outbox:
             ProfilehouseError: if another process has it open, or it cannot be written.
         """
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = path.with_name(f"{path.name}.lock").open("w")
         except OSError as error:
             raise _unusable(path, error) from error

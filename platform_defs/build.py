@@ -22,6 +22,7 @@ from checks.health import health_checks
 from checks.live import live_checks
 from checks.schema import schema_checks
 from platform_defs.alerts import alerts
+from platform_defs.code_links import with_code_links
 from platform_defs.fresh_events import fresh_events
 from platform_defs.freshness import with_freshness
 from platform_defs.observe import observe_health, observe_live
@@ -51,15 +52,17 @@ def build_defs(settings: Settings, **overrides: Any) -> dg.Definitions:
     assets = [*lake_assets(daily), *warehouse_assets(daily), *profile_assets()]
     live = live_checks()
     return dg.Definitions(
-        assets=with_freshness(
-            [
-                *delivered_files(),
-                *live_assets(),
-                *assets,
-                *quality_assets(),
-                *maintenance_assets(),
-                *health_assets(),
-            ]
+        assets=with_code_links(
+            with_freshness(
+                [
+                    *delivered_files(),
+                    *live_assets(),
+                    *assets,
+                    *quality_assets(),
+                    *maintenance_assets(),
+                    *health_assets(),
+                ]
+            )
         ),
         asset_checks=[
             *schema_checks(),

@@ -275,6 +275,22 @@ def test_every_contract_has_an_asset_whose_documented_columns_are_its_own() -> N
         ], key
 
 
+def test_every_asset_links_to_its_code_its_contract_and_its_sql_which_are_there() -> None:
+    links: dict[str, list[str]] = {}
+    for key, spec in specs().items():
+        found = spec.metadata.get("dagster/code_references")
+        files = [ref.file_path for ref in found.code_references] if found else []
+        assert all(Path(file).is_file() for file in files), key
+        links[key] = [Path(file).relative_to(ROOT).as_posix() for file in files]
+    assert links["warehouse/fct_purchase"] == [
+        "assets/warehouse/__init__.py",
+        "contracts/warehouse/fct_purchase.odcs.yaml",
+        "assets/warehouse/sql/fct_purchase.sql",
+    ]
+    made = definitions().resolve_asset_graph().executable_asset_keys
+    assert [key for key in made if not links[key.to_user_string()]] == []
+
+
 def test_columns_that_hold_personal_data_are_marked() -> None:
     marked = {
         column.name

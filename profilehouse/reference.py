@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from profilehouse.contracts import Contract, contracts_of
@@ -41,8 +42,8 @@ def reference() -> str:
 
 def _settings() -> Iterator[tuple[str, str, str]]:
     tree = ast.parse(inspect.getsource(Settings)).body[0]
-    assert isinstance(tree, ast.ClassDef)
-    for field, text in zip(tree.body, tree.body[1:], strict=False):
+    body = tree.body if isinstance(tree, ast.ClassDef) else []
+    for field, text in pairwise(body):
         if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
             continue
         said = text.value.value if isinstance(text, ast.Expr) else ""  # type: ignore[attr-defined]

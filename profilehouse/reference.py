@@ -1,4 +1,4 @@
-"""The reference in docs/reference.md, from settings and contracts: `python -m profilehouse.reference`.
+"""docs/reference.md, from settings and contracts: `python -m profilehouse.reference` writes it.
 
 A test compares the file with what this makes.
 """

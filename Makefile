@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test torture lint bench bench-live bench-warehouse clean
+.PHONY: help demo test torture lint rehearse audit bench bench-live bench-warehouse clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1: \2/p' Makefile
@@ -27,6 +27,14 @@ lint: $(READY) ## Style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@! command -v cargo-fmt >/dev/null || cargo fmt --manifest-path native/Cargo.toml --check
+
+rehearse: $(READY) ## Start an installation as deploy/ describes it, back it up, lose it, restore it
+	@$(BIN)/python -m pytest tests/engines/test_deployment.py
+
+audit: $(READY) ## Look for known vulnerabilities of the dependencies, and for secrets in the files
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1 detect-secrets==1.5.0
+	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	@git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline
 
 bench: $(READY) ## Measure the batch path; prints a table and writes JSON
 	@$(BIN)/python -m benchmarks.batch

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.health import health_assets
 from assets.lake import delivered_files, lake_assets
 from assets.live import live_assets
 from assets.maintenance import maintenance_assets
@@ -17,12 +18,17 @@ from checks.anomaly import anomaly_checks
 from checks.completeness import completeness_checks
 from checks.consistency import consistency_checks
 from checks.datasets import dataset_checks
+from checks.health import health_checks
 from checks.live import live_checks
 from checks.schema import schema_checks
+from platform_defs.alerts import alerts
+from platform_defs.code_links import with_code_links
 from platform_defs.fresh_events import fresh_events
-from platform_defs.observe import observe_live
+from platform_defs.freshness import with_freshness
+from platform_defs.observe import observe_health, observe_live
 from platform_defs.partitions import daily_partitions
 from platform_defs.resources import open_platform
+from platform_defs.retention import weekly_forgetting
 from platform_defs.schedules import (
     checks_of_live,
     daily_load,
@@ -46,13 +52,18 @@ def build_defs(settings: Settings, **overrides: Any) -> dg.Definitions:
     assets = [*lake_assets(daily), *warehouse_assets(daily), *profile_assets()]
     live = live_checks()
     return dg.Definitions(
-        assets=[
-            *delivered_files(),
-            *live_assets(),
-            *assets,
-            *quality_assets(),
-            *maintenance_assets(),
-        ],
+        assets=with_code_links(
+            with_freshness(
+                [
+                    *delivered_files(),
+                    *live_assets(),
+                    *assets,
+                    *quality_assets(),
+                    *maintenance_assets(),
+                    *health_assets(),
+                ]
+            )
+        ),
         asset_checks=[
             *schema_checks(),
             *completeness_checks(),
@@ -60,15 +71,17 @@ def build_defs(settings: Settings, **overrides: Any) -> dg.Definitions:
             *dataset_checks(),
             *anomaly_checks(),
             *live,
+            *health_checks(),
         ],
         schedules=[
-            daily_load(daily, assets, live),
+            daily_load(settings, daily, assets, live),
             weekly_checks(settings),
             checks_of_live(live),
             hourly_expiry(settings),
             nightly_upkeep(settings),
+            weekly_forgetting(settings),
         ],
-        sensors=[observe_live(), fresh_events()],
+        sensors=[observe_live(), observe_health(), fresh_events(), alerts(settings)],
         executor=dg.in_process_executor,
         resources={"platform": open_platform(settings), **overrides},
     )

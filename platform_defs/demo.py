@@ -78,7 +78,7 @@ def _deliver() -> Delivered:
         f" {delivered.weeks_shifted} weeks later, so that its business days are"
         f" {delivered.first_day} to {delivered.last_day} ({delivered.timezone})."
         f" {delivered.files} files, {sum(delivered.records.values()):,} records. Nothing is"
-        " delivered after that: from then on the schedule every_morning fails and says so."
+        " delivered after that: from then on the schedule every_morning waits and says for what."
     )
     console.print(
         f"The real data has no changes of demographics; the demo adds some. {CHANGE_RULE}"

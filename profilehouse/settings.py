@@ -60,6 +60,10 @@ class Settings(BaseSettings):
     """Folder or s3:// prefix where live processes say how they are, for Dagster to read."""
     data_docs: str = "data/data_docs"
     """Folder into which the asset quality/data_docs writes Great Expectations' pages."""
+    alerts: str = ""
+    """YAML file that says who is told of what goes wrong; without one nobody is."""
+    outbox: str = "data/alerts/outbox.sqlite"
+    """SQLite file of what is wrong and of messages that are not sent yet; on a local disk."""
     origins: str = ""
     """Whose web pages may send events to the collector from elsewhere: `https://HOST[:PORT]`,
     comma-separated, or `*` for anybody's."""

@@ -38,6 +38,7 @@ def running(
     log: Path,
     env: Mapping[str, str] | None = None,
     seconds: float = 60,
+    user: str | None = None,
 ) -> Iterator[int]:
     """Run a server; the block starts once it listens, and it is ended after the block.
 
@@ -46,6 +47,7 @@ def running(
         log: file for all it prints.
         env: variables set beside those of this process.
         seconds: how long it may take to listen.
+        user: whose process it is; only root can make it another's.
 
     Yields:
         The server's process id.
@@ -65,6 +67,7 @@ def running(
             stdin=subprocess.DEVNULL,
             env={**os.environ, **(env or {})},
             start_new_session=True,
+            user=user,
         )
     try:
         _wait(process, port, log, seconds)

@@ -13,11 +13,14 @@ import click
 from profilehouse.errors import ProfilehouseError
 
 COMMANDS = {
+    "alerts": "alerts",
+    "backup": "backup",
     "collect": "collect",
     "contracts": "contracts",
     "dead-letters": "dead_letters",
     "profile": "profile",
     "quarantine": "quarantine",
+    "restore": "restore",
     "send": "send",
     "stream": "stream",
     "validate": "validate",

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
+
+from profilehouse.errors import ProfilehouseError
+
+if TYPE_CHECKING:
+    from profilehouse.stream.process import LiveProcess
 
 
 @click.command()
@@ -28,7 +36,14 @@ import click
     show_default=True,
     help="Seconds between two commits to the lake.",
 )
-def stream(latency_goal: float, max_rate: float | None, lake_seconds: float) -> None:
+@click.option(
+    "--metrics",
+    metavar="HOST:PORT",
+    help="Answer GET /metrics there, for Prometheus. Default: nowhere.",
+)
+def stream(
+    latency_goal: float, max_rate: float | None, lake_seconds: float, metrics: str | None
+) -> None:
     """Follow the event log: keep profiles and lake up with it, each event once.
 
     SIGTERM or Ctrl-C stops it after what was read is stored. Started again, also after a crash, it
@@ -52,5 +67,23 @@ def stream(latency_goal: float, max_rate: float | None, lake_seconds: float) -> 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     click.echo(f"following {settings.log}; profiles in {settings.profiles}", err=True)
-    process.run()
+    with _served(metrics, process) if metrics else nullcontext():
+        process.run()
     click.echo(f"stopped: {process.events:,} events in the profiles since the start", err=True)
+
+
+@contextmanager
+def _served(place: str, process: LiveProcess) -> Iterator[None]:
+    try:
+        from profilehouse.stream.metrics import metrics_served  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ProfilehouseError(
+            f"{error}; install what serves metrics: pip install 'profilehouse[web]'"
+        ) from error
+
+    host, colon, port = place.rpartition(":")
+    if not colon or not host or not port.isdecimal():
+        raise ProfilehouseError(f"--metrics is {place!r}: must be HOST:PORT, like 127.0.0.1:9102")
+    with metrics_served(host, int(port), lambda: process.status) as address:
+        click.echo(f"metrics: {address}", err=True)
+        yield

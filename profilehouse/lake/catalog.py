@@ -62,7 +62,7 @@ def _sqlite(root: Path, namespace: str) -> Catalog:
     from sqlalchemy import URL  # noqa: PLC0415
 
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
         uri = URL.create(
             "sqlite",
             database=str(root / CATALOG_FILE),

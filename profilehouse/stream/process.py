@@ -84,6 +84,12 @@ class LiveProcess:
         self._lake: LakeSink | None = None
         self._profiles: ProfileSink | None = None
         self._held: set[int] = set()
+        self._status: Status | None = None
+
+    @property
+    def status(self) -> Status | None:
+        """How the process was a second ago or less; None before it began."""
+        return self._status
 
     @property
     def events(self) -> int:
@@ -225,6 +231,7 @@ class LiveProcess:
                 oversized=self._counts.oversized,
                 error=self._error,
             )
+            self._status = status
             write_status(self._platform.settings, status, self._platform.aws)
         except ProfilehouseError as error:
             logger.warning("the live process could not say how it is: %s", error)

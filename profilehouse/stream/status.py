@@ -104,7 +104,7 @@ def write_status(settings: Settings, status: Status, session: Session | None = N
         ProfilehouseError: if the folder cannot be written.
     """
     if not settings.status.startswith("s3://"):
-        Path(settings.status).mkdir(parents=True, exist_ok=True)
+        Path(settings.status).mkdir(mode=0o700, parents=True, exist_ok=True)
     files, folder = open_folder(settings.status, session)
     path = f"{folder}/{status.instance}.json"
     try:

@@ -22,6 +22,7 @@ from profilehouse.warehouse.sql import STAGED
 PATIENCE_SECONDS = 30.0
 RETRY_SECONDS = 0.1
 BUSY = "Could not set lock"
+_PRIVATE_FOLDER, _PRIVATE_FILE = 0o700, 0o600
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "512MB",
     "preserve_insertion_order": False,
@@ -47,6 +48,17 @@ class DuckDBWarehouse(Warehouse):
         except duckdb.CatalogException as error:
             reason = str(error).splitlines()[0].removeprefix("Catalog Error: ").rstrip("!")
             raise ProfilehouseError(f"warehouse: {reason}; {NOT_THERE}") from error
+
+    def copy_to(self, file: Path) -> None:
+        """Copy all tables into a new DuckDB file, as of one moment."""
+        [(name,)] = self._connection.execute("SELECT current_database()").fetchall()
+        self._connection.execute(f"ATTACH '{str(file).replace(chr(39), chr(39) * 2)}' AS copy")
+        try:
+            quoted = name.replace('"', '""')
+            self._connection.execute(f'COPY FROM DATABASE "{quoted}" TO copy')
+        finally:
+            self._connection.execute("DETACH copy")
+        file.chmod(_PRIVATE_FILE)
 
     def _stage(self, file: Path, schema: pa.Schema) -> None:  # noqa: ARG002
         self._connection.read_parquet(str(file)).create_view(STAGED, replace=True)
@@ -74,10 +86,14 @@ def open_duckdb(
 def _connect(file: Path, patience_seconds: float) -> duckdb.DuckDBPyConnection:
     deadline = time.monotonic() + patience_seconds
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
+        is_new = not file.exists()
         while True:
             try:
-                return duckdb.connect(file, config=CONFIG)
+                connection = duckdb.connect(file, config=CONFIG)
+                if is_new:
+                    file.chmod(_PRIVATE_FILE)
+                return connection
             except duckdb.IOException as error:
                 if BUSY not in str(error) or time.monotonic() >= deadline:
                     raise

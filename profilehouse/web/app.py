@@ -18,7 +18,6 @@ from time import monotonic, perf_counter
 from typing import Any
 
 import msgspec
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -123,9 +122,10 @@ class Collector:
             return _json({"status": "ok"}, headers=_NOT_KEPT)
         return _json({"status": "failing", "error": trouble}, 503, _NOT_KEPT)
 
-    async def metrics(self, request: Request) -> Response:  # noqa: ARG002
+    async def metrics(self, request: Request) -> Response:
         """GET /metrics."""
-        return Response(self._metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        text, media_type = self._metrics.text(request.headers.get("accept", ""))
+        return Response(text, headers={"Content-Type": media_type})
 
     async def user(self, request: Request) -> Response:
         """GET /profiles/{user}."""

@@ -12,8 +12,8 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
-    generate_latest,
 )
+from prometheus_client.exposition import choose_encoder
 
 from profilehouse.web.writer import Room
 
@@ -87,6 +87,7 @@ class Metrics:
         """Count an answer for a profile."""
         self._profiles.labels(str(status)).observe(seconds)
 
-    def text(self) -> bytes:
-        """All of them, as Prometheus reads them."""
-        return generate_latest(self._registry)
+    def text(self, accept: str) -> tuple[bytes, str]:
+        """All of them, and their media type: OpenMetrics where `accept` asks for it."""
+        write, media_type = choose_encoder(accept)
+        return write(self._registry), media_type

@@ -35,7 +35,7 @@ def row(page: Page, cell: str) -> str:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_the_graph_shows_each_group_and_in_it_its_assets(page: Page, group: str) -> None:
-    page.set_viewport_size({"width": 3400, "height": 2200})  # what lies outside is not drawn
+    page.set_viewport_size({"width": 4600, "height": 3400})  # what lies outside is not drawn
     page.goto(f"/asset-groups?expanded=global@global:{group}")
     graph = page.locator("foreignObject")
     for name in {*GROUPS, *GROUPS[group]}:
@@ -117,6 +117,7 @@ def test_jobs_and_running_schedules_are_listed_with_their_hours(page: Page) -> N
         "live_checks",
         "load_fresh_events",
         "expire_lake",
+        "forget_runs",
         "tidy_lake",
     ):
         expect(page.get_by_text(job, exact=True).first).to_be_visible()
@@ -127,10 +128,17 @@ def test_jobs_and_running_schedules_are_listed_with_their_hours(page: Page) -> N
         "every_ten_minutes",
         "every_hour",
         "every_night",
+        "every_sunday_night",
         "observe_live",
         "fresh_events",
+        "alerts",
+        "observe_health",
     ):
         expect(page.get_by_text(name, exact=True)).to_be_visible()
-    expect(page.get_by_text(re.compile(r"At 06:00 AM E[SD]T$"))).to_be_visible()
+    expect(
+        page.get_by_text(
+            re.compile(r"Every 15 minutes, between 06:00 AM E[SD]T and 11:59 PM E[SD]T$")
+        )
+    ).to_be_visible()
     expect(page.get_by_text(re.compile(r"At 08:00 AM E[SD]T, only on Sunday$"))).to_be_visible()
-    expect(page.get_by_role("checkbox", checked=True)).to_have_count(7)
+    expect(page.get_by_role("checkbox", checked=True)).to_have_count(10)

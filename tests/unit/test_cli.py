@@ -51,7 +51,7 @@ def test_help_names_every_command_and_loads_no_engine(tmp_path: Path) -> None:
         check=True,
     )
     assert ran.stdout.startswith("Usage: profilehouse [OPTIONS] COMMAND")
-    for command in ("collect", "dead-letters", "profile", "send", "stream"):
+    for command in ("alerts", "collect", "dead-letters", "profile", "send", "stream"):
         assert f"\n  {command} " in ran.stdout
     assert ran.stdout.splitlines()[-1] == "[]"
 

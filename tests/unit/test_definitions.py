@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,7 @@ from checks.completeness import completeness_checks
 from checks.consistency import consistency_checks
 from checks.live import live_checks
 from checks.schema import schema_checks
+from platform_defs import freshness
 from platform_defs.build import build_defs
 from platform_defs.resources import open_platform, snowflake_resource, with_credentials
 from profilehouse.contracts import Contract, contract, contracts_of
@@ -60,6 +62,9 @@ NO_TABLES = {
     "lake/upkeep/expired",
     "lake/upkeep/cleared",
     "quality/data_docs",
+    "health/live_path",
+    "health/storage",
+    "health/alerts",
 }
 """Assets that are no data of their own: a process, and what is done to tables."""
 SETTINGS = Settings(timezone="America/New_York", first_day=date(2026, 1, 1), _env_file=None)
@@ -270,6 +275,22 @@ def test_every_contract_has_an_asset_whose_documented_columns_are_its_own() -> N
         ], key
 
 
+def test_every_asset_links_to_its_code_its_contract_and_its_sql_which_are_there() -> None:
+    links: dict[str, list[str]] = {}
+    for key, spec in specs().items():
+        found = spec.metadata.get("dagster/code_references")
+        files = [ref.file_path for ref in found.code_references] if found else []
+        assert all(Path(file).is_file() for file in files), key
+        links[key] = [Path(file).relative_to(ROOT).as_posix() for file in files]
+    assert links["warehouse/fct_purchase"] == [
+        "assets/warehouse/__init__.py",
+        "contracts/warehouse/fct_purchase.odcs.yaml",
+        "assets/warehouse/sql/fct_purchase.sql",
+    ]
+    made = definitions().resolve_asset_graph().executable_asset_keys
+    assert [key for key in made if not links[key.to_user_string()]] == []
+
+
 def test_columns_that_hold_personal_data_are_marked() -> None:
     marked = {
         column.name
@@ -389,11 +410,12 @@ def test_schedules_run_from_the_start_in_the_zone_of_the_business_day() -> None:
         name: (s.job_name, s.cron_schedule, s.execution_timezone, s.default_status.value)
         for name, s in schedules.items()
     } == {
-        "every_morning": ("daily_load", "0 6 * * *", "America/New_York", "RUNNING"),
+        "every_morning": ("daily_load", "*/15 6-23 * * *", "America/New_York", "RUNNING"),
         "every_sunday": ("all_checks", "0 8 * * 0", "America/New_York", "RUNNING"),
         "every_ten_minutes": ("live_checks", "*/10 * * * *", None, "RUNNING"),
         "every_hour": ("expire_lake", "17 * * * *", "America/New_York", "RUNNING"),
         "every_night": ("tidy_lake", "0 3 * * *", "America/New_York", "RUNNING"),
+        "every_sunday_night": ("forget_runs", "30 4 * * 0", "America/New_York", "RUNNING"),
     }
 
 
@@ -401,7 +423,26 @@ def test_sensors_run_from_the_start() -> None:
     repository = definitions().get_repository_def()
     assert {
         s.name: (s.minimum_interval_seconds, s.default_status.value) for s in repository.sensor_defs
-    } == {"observe_live": (60, "RUNNING"), "fresh_events": (20, "RUNNING")}
+    } == {
+        "observe_live": (60, "RUNNING"),
+        "observe_health": (300, "RUNNING"),
+        "fresh_events": (20, "RUNNING"),
+        "alerts": (5, "RUNNING"),
+    }
+
+
+def test_what_is_made_here_by_schedule_has_a_freshness_policy_and_nothing_else_has() -> None:
+    graph = definitions().resolve_asset_graph()
+    policies = {
+        key.to_user_string(): str(graph.get(key).freshness_policy)
+        for key in graph.get_all_asset_keys()
+        if graph.get(key).freshness_policy
+    }
+    made = {key.to_user_string() for key in graph.executable_asset_keys}
+    assert policies.keys() == {key for key in made if not key.startswith("quality/")}
+    assert graph.get(dg.AssetKey(["lake", "purchases"])).freshness_policy == freshness.DAILY
+    hourly = dg.AssetKey(["lake", "upkeep", "expired"])
+    assert graph.get(hourly).freshness_policy == freshness.HOURLY
 
 
 def test_the_live_checks_wait_for_a_live_process(tmp_path: Path) -> None:
@@ -439,29 +480,96 @@ def test_the_jobs_of_the_live_path_make_and_check_what_is_theirs() -> None:
     assert len(fresh.asset_check_keys) > 10
 
 
+@dataclass
+class Mornings:
+    """The schedule every_morning on a folder of deliveries."""
+
+    settings: Settings
+    instance: dg.DagsterInstance
+
+    def deliver(self, day: date, *sources: str) -> None:
+        for source in sources or ("purchases",):
+            folder = Path(self.settings.sources) / source
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{day}.jsonl").touch()
+
+    def ask(self, at: datetime) -> tuple[list[str], str]:
+        """The partitions of the runs that it asks for, or why there is none."""
+        defs = build_defs(self.settings)
+        context = dg.build_schedule_context(
+            instance=self.instance,
+            scheduled_execution_time=at,
+            repository_def=defs.get_repository_def(),
+            resources={"platform": open_platform(self.settings)},
+        )
+        found = defs.resolve_schedule_def("every_morning").evaluate_tick(context)
+        requests = found.run_requests or ()
+        assert [r.run_key for r in requests] == [r.partition_key for r in requests]
+        return [str(r.partition_key) for r in requests], found.skip_message or ""
+
+
+@pytest.fixture
+def mornings(tmp_path: Path) -> Iterator[Mornings]:
+    settings = SETTINGS.model_copy(update={"sources": str(tmp_path / "sources")})
+    Path(settings.sources).mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        yield Mornings(settings, instance)
+
+
+def local(day: date, hour: int = 6, minute: int = 0) -> datetime:
+    return datetime(day.year, day.month, day.day, hour, minute, tzinfo=ZoneInfo("America/New_York"))
+
+
 @pytest.mark.parametrize(
     "morning", [date(2026, 1, 2), date(2026, 3, 8), date(2026, 3, 9), date(2026, 11, 2)]
 )
-def test_each_morning_asks_for_the_day_that_ended_also_when_clocks_change(morning: date) -> None:
-    at = datetime(morning.year, morning.month, morning.day, 6, tzinfo=ZoneInfo("America/New_York"))
-    context = dg.build_schedule_context(
-        scheduled_execution_time=at, repository_def=definitions().get_repository_def()
+def test_each_morning_asks_for_the_day_that_ended_also_when_clocks_change(
+    mornings: Mornings, morning: date
+) -> None:
+    ended = morning - timedelta(days=1)
+    mornings.deliver(ended)
+    assert mornings.ask(local(morning)) == ([str(ended)], "")
+    assert mornings.ask(local(morning).astimezone(ZoneInfo("UTC"))) == ([str(ended)], "")
+
+
+def test_a_day_whose_delivery_is_late_waits_for_it_and_holds_up_no_other(
+    mornings: Mornings,
+) -> None:
+    late, next_day = date(2026, 2, 1), date(2026, 2, 2)
+    first = local(date(2026, 1, 2))
+    assert mornings.ask(first) == ([], "Days wait for deliveries: 2026-01-01 for purchases.")
+    for n in range(1, 32):
+        mornings.deliver(date(2026, 1, n))
+    for n in range(1, 32):
+        event = dg.AssetMaterialization(["lake", "events"], partition=str(date(2026, 1, n)))
+        mornings.instance.report_runless_asset_event(event)
+    asked, why = mornings.ask(local(date(2026, 2, 2)))
+    assert (asked, why) == ([], "Days wait for deliveries: 2026-02-01 for purchases.")
+    mornings.deliver(next_day)
+    assert mornings.ask(local(date(2026, 2, 3)))[0] == [str(next_day)]
+    mornings.deliver(late)
+    assert mornings.ask(local(date(2026, 2, 3), 14, 15))[0] == [str(late), str(next_day)]
+    assert mornings.ask(local(date(2026, 2, 20)))[1].startswith(
+        "Days wait for deliveries: 2026-02-13"
     )
-    requests = definitions().resolve_schedule_def("every_morning").evaluate_tick(context)
-    assert [request.partition_key for request in requests.run_requests or ()] == [
-        str(morning - timedelta(days=1))
-    ]
+
+
+def test_nothing_is_asked_for_when_all_days_are_loaded_or_before_the_first(
+    mornings: Mornings,
+) -> None:
+    assert mornings.ask(local(date(2026, 1, 1))) == ([], "All days are loaded.")
 
 
 def test_the_daily_job_makes_every_asset_and_runs_every_check() -> None:
     job = definitions().resolve_job_def("daily_load")
     made = {key.to_user_string() for key in job.asset_layer.selected_asset_keys}
     outside = {"live/event_log", "live/live_process", "lake/web_events", "lake/web_dead_letters"}
-    by_hand = ("sources/", "lake/upkeep/", "quality/")
+    by_hand = ("sources/", "lake/upkeep/", "quality/", "health/")
     assert made == {key for key in specs() if not key.startswith(by_hand)} - outside
     graph = definitions().resolve_asset_graph()
-    assert set(job.asset_layer.asset_graph.asset_check_keys) == set(graph.asset_check_keys)
-    others = ("lake__upkeep__", "quality__")
+    checks = {k for k in graph.asset_check_keys if k.asset_key.path[0] != "health"}
+    assert set(job.asset_layer.asset_graph.asset_check_keys) == checks
+    others = ("lake__upkeep__", "quality__", "health_")
     ops = {step.op.name for step in steps() if not step.op.name.startswith(others)}
     assert ops == {node.definition.name for node in job.nodes}
 

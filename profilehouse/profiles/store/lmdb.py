@@ -277,6 +277,17 @@ class LmdbStore:
         self.close()
         return number
 
+    def copy_to(self, folder: Path) -> None:
+        """Copy the generation at hand into a new folder, as of one moment, while others write."""
+        generation = self._at_hand()
+        copy = LmdbStore(folder, self._fingerprint)
+        copy._make_folder()
+        path = copy._path(generation.number)
+        path.mkdir(mode=_PRIVATE)
+        with self._explained():
+            generation.env.copy(str(path), compact=True)
+        copy._point_to(generation.number)
+
     def _make_folder(self) -> None:
         try:
             self._folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)

@@ -31,6 +31,7 @@ from platform_defs.schedules import (
     weekly_checks,
 )
 from profilehouse.settings import Settings
+from profilehouse.sources.feeds import enabled_feeds
 
 
 def build_defs(settings: Settings, **overrides: Any) -> dg.Definitions:
@@ -43,21 +44,22 @@ def build_defs(settings: Settings, **overrides: Any) -> dg.Definitions:
     # One run for a range of days is what backfill_policy says; Dagster calls it a beta.
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     daily = daily_partitions(settings)
-    assets = [*lake_assets(daily), *warehouse_assets(daily), *profile_assets()]
+    feeds = enabled_feeds(settings)
+    assets = [*lake_assets(daily, feeds), *warehouse_assets(daily, feeds), *profile_assets()]
     live = live_checks()
     return dg.Definitions(
         assets=[
-            *delivered_files(),
+            *delivered_files(feeds),
             *live_assets(),
             *assets,
             *quality_assets(),
-            *maintenance_assets(),
+            *maintenance_assets(feeds),
         ],
         asset_checks=[
-            *schema_checks(),
-            *completeness_checks(),
-            *consistency_checks(),
-            *dataset_checks(),
+            *schema_checks(feeds),
+            *completeness_checks(feeds),
+            *consistency_checks(feeds),
+            *dataset_checks(feeds),
             *anomaly_checks(),
             *live,
         ],

@@ -45,6 +45,8 @@ class Settings(BaseSettings):
 
     sources: str = "data/sources"
     """Folder or s3:// prefix into which the sources deliver `<source>/<day>.jsonl[.gz]`."""
+    feeds: str = ""
+    """Optional sources that are on: names of contracts/feeds, comma-separated."""
     lake: str = "data/lake"
     """Folder or s3:// prefix of the Iceberg tables."""
     catalog: str = "sqlite:"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -48,7 +49,8 @@ def read_records(source: Contract, data: bytes, file: str) -> Lines:
 
     Tables become objects: a column has the name of the property whose physicalName is its header,
     else its header; a cell without text is left out. What cannot be read as the type the contract
-    says stays text, so that the record is refused and tells what was delivered.
+    says stays text, so that the record is refused and tells what was delivered. Columns whose name
+    the contract's property `ignores`, a regular expression, matches are left out.
 
     Args:
         source: the contract.
@@ -179,6 +181,9 @@ def _placed(
 ) -> Lines:
     """The rows as JSON objects at their lines, from `first`; odd ones between them as they were."""
     _refuse_other_tables(source, table.column_names, file)
+    ignored = str(source.properties.get("ignores", ""))
+    kept = [name for name in table.column_names if not re.fullmatch(ignored, name)]
+    table = table.select(kept)
     rows, unreadable = _objects(source, table)
     if not odd and not unreadable:
         return Lines([b""] * first + rows)

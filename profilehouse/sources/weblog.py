@@ -24,7 +24,7 @@ _BOT = re.compile("bot|crawl|spider|slurp", re.IGNORECASE)
 def web_log_records(lines: Sequence[bytes]) -> tuple[list[bytes], dict[int, str]]:
     """Each line as a JSON object, and why by index where it is not in the format.
 
-    A record has host, user, requested_at, method, path, protocol, status, bytes, referrer,
+    A record has host, login, requested_at, method, path, protocol, status, bytes, referrer,
     user_agent and is_bot; what the log has as "-" is left out.
     """
     records: list[bytes] = []
@@ -58,7 +58,7 @@ def _record(line: bytes) -> bytes | str:
         return f"Expected {'a time' if moment is None else 'an HTTP request'} in its field"
     fields = {
         "host": host,
-        "user": user,
+        "login": user,
         "requested_at": moment,
         "method": asked[1],
         "path": asked[2],

@@ -11,11 +11,13 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
+from platform_defs.build import build_defs
 from profilehouse.contracts import contract
 from profilehouse.errors import ProfilehouseError
 from profilehouse.profiles.serving import read_profile
@@ -362,3 +364,90 @@ def test_a_purchase_counts_once_though_till_shop_and_web_all_tell_of_it(
     for profile in (bought(house), served or {}):
         for name in ("spend_cents_lifetime", "purchases_lifetime"):
             assert profile[name] == after[name]
+
+
+def load(house: Installation, feed: str, table: str) -> dict[str, bool]:
+    """Land a feed's first day and load its table, with all checks; whether each passed."""
+    keys = [dg.AssetKey(["lake", feed]), dg.AssetKey(["warehouse", table])]
+    job = dg.define_asset_job("load", dg.AssetSelection.assets(*keys))
+    defs = dg.Definitions.merge(build_defs(house.settings), dg.Definitions(jobs=[job]))
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = defs.resolve_job_def("load").execute_in_process(
+            instance=instance,
+            partition_key=str(FIRST),
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+    assert result.success
+    return {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
+
+
+def deliver_to(tmp_path: Path, feed: str, name: str, content: bytes) -> Installation:
+    (tmp_path / "sources" / feed).mkdir(parents=True)
+    (tmp_path / "sources" / feed / name).write_bytes(content)
+    return Installation(tmp_path, feeds=feed)
+
+
+FIREFOX, CRAWLER = "Mozilla/5.0 (X11) Firefox/28.0", "Mozilla/5.0 (compatible; Googlebot/2.1)"
+
+
+def request(time: str, agent: str = FIREFOX, path: str = "/a?b=1") -> bytes:
+    return (
+        f'192.0.2.7 - - [22/Apr/2025:{time} +0200] "GET {path} HTTP/1.1" 200 -'
+        f' "http://example.org/" "{agent}"\n'
+    ).encode()
+
+
+def test_requests_of_a_web_server_are_in_sessions_and_crawlers_are_marked(tmp_path: Path) -> None:
+    log = [
+        request("10:40:01"),
+        request("10:00:00"),
+        request("10:30:00"),
+        request("11:10:01"),
+        request("11:40:02"),
+        request("10:00:00", CRAWLER),
+        request("10:00:00")[:-9] + b"\n",
+        b'192.0.2.7 - - [22/Apr/2025:10:00:00 +0200] "\\x16\\x03" 400 226 "-" "-"\n',
+    ]
+    content = gzip.compress(b"".join(log))
+    house = deliver_to(tmp_path, "web_logs", f"{FIRST}.log.gz", content)
+    checks = load(house, "web_logs", "fct_web_request")
+    assert {name for name, passed in checks.items() if not passed} == {"no_record_was_refused"}
+    assert checks["every_landed_record_is_one_row"]
+    assert [(x["line"], x["reason"]) for x in house.dead_letters()] == [
+        (7, "Expected a line in the Combined Log Format"),
+        (8, "Expected an HTTP request in its field"),
+    ]
+    rows = house.query("SELECT * FROM fct_web_request ORDER BY is_bot, occurred_at")
+    assert [(row["line"], row["starts_session"], row["is_bot"]) for row in rows] == [
+        (2, True, False),
+        (3, False, False),
+        (1, False, False),
+        (4, False, False),
+        (5, True, False),
+        (6, True, True),
+    ]
+    assert len({row["session_key"] for row in rows}) == 3
+    assert (rows[0]["path"], str(rows[0]["occurred_at"])) == ("/a", "2025-04-22 08:00:00")
+
+
+def test_click_through_of_recommendations_is_by_item_and_position(tmp_path: Path) -> None:
+    header = ",timestamp,item_id,position,click,propensity_score,policy,campaign"
+    shown = [(79, 2, 0), (79, 2, 1), (79, 1, 0), (14, 1, 1), (14, 0, 0)]
+    rows = [
+        f"{n},{FIRST} 00:00:1{n}.004101+00:00,{item},{place},{click},0.087125,bts,all,0.0"
+        for n, (item, place, click) in enumerate(shown)
+    ]
+    content = "\n".join([f"{header},user-item_affinity_0", *rows]).encode()
+    house = deliver_to(tmp_path, "recommendations", f"{FIRST}.csv", content)
+    checks = load(house, "recommendations", "fct_recommendation")
+    assert {name for name, passed in checks.items() if not passed} == {"no_record_was_refused"}
+    [letter] = house.dead_letters()
+    assert letter["reason"] == "Expected `int` >= 1 - at `$.position`"
+    assert house.query(
+        "SELECT content_id, position, COUNT(*) AS shown, AVG(clicks) AS click_through"
+        " FROM fct_recommendation GROUP BY content_id, position ORDER BY content_id, position"
+    ) == [
+        {"content_id": "14", "position": 1, "shown": 1, "click_through": 1.0},
+        {"content_id": "79", "position": 1, "shown": 1, "click_through": 0.0},
+        {"content_id": "79", "position": 2, "shown": 2, "click_through": 0.5},
+    ]

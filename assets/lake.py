@@ -6,6 +6,7 @@ from datetime import date
 import dagster as dg
 
 from assets._common import column_schema, days_of, declared, owners, report_days, spans
+from assets.fetched import fetched_assets
 from profilehouse.contracts import Contract, contract, contracts_of
 from profilehouse.events.build import CATALOG, EVENT_SOURCES, build_events, event_topics
 from profilehouse.platform import Platform
@@ -13,14 +14,19 @@ from profilehouse.sources.deliveries import Folder
 from profilehouse.sources.landing import Landed, land
 
 
-def delivered_files(feeds: Sequence[Contract] = ()) -> list[dg.AssetSpec]:
-    """What other systems deliver: outside of the platform, where the graph begins.
+def delivered_files(
+    feeds: Sequence[Contract] = (),
+) -> list[dg.AssetSpec | dg.AssetsDefinition]:
+    """What other systems deliver: outside of the platform, where the graph begins; or fetched.
 
     Args:
         feeds: the optional sources that are on.
     """
+    fetched = fetched_assets()
     return [
-        dg.AssetSpec(
+        fetched[source.name]
+        if source.name in fetched
+        else dg.AssetSpec(
             key=["sources", source.name],
             group_name="sources",
             kinds={"file", "json"},

@@ -26,6 +26,7 @@ from platform_defs.resources import open_platform
 from platform_defs.schedules import (
     checks_of_live,
     daily_load,
+    fetch_feeds,
     hourly_expiry,
     nightly_upkeep,
     weekly_checks,
@@ -69,6 +70,7 @@ def build_defs(settings: Settings, **overrides: Any) -> dg.Definitions:
             checks_of_live(live),
             hourly_expiry(settings),
             nightly_upkeep(settings),
+            *fetch_feeds(feeds),
         ],
         sensors=[observe_live(), fresh_events()],
         executor=dg.in_process_executor,

@@ -132,6 +132,25 @@ class Folder:
             ) from error
         return data
 
+    def write(self, source: Contract, name: str, data: bytes) -> None:
+        """Put a file in the place of the one of that name, whole or not at all.
+
+        Raises:
+            ProfilehouseError: where it cannot be written.
+        """
+        folder = f"{self.path}/{source.name}"
+        unfinished = f"{folder}/.{name}.tmp"
+        try:
+            self.filesystem.create_dir(folder, recursive=True)
+            with self.filesystem.open_output_stream(unfinished, compression=None) as stream:
+                stream.write(data)
+            self.filesystem.move(unfinished, f"{folder}/{name}")
+        except OSError as error:
+            reason = " ".join(str(error).split())
+            raise ProfilehouseError(
+                f"{source.name}/{name}: cannot be written ({reason}); see that it may be"
+            ) from error
+
 
 def fingerprint(source: Contract, data: bytes, zone: ZoneInfo) -> str:
     """Of a delivery: its bytes, the contract they are read with and the zone of its day."""

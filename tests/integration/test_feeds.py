@@ -11,19 +11,18 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
-from platform_defs.build import build_defs
 from profilehouse.contracts import contract
 from profilehouse.errors import ProfilehouseError
 from profilehouse.profiles.serving import read_profile
 from profilehouse.sources.feeds import enabled_feeds
 from profilehouse.sources.landing import Landed, land
 from profilehouse.sources.landing import records as typed
+from tests.feeds import load
 from tests.pipeline import DAYS, Installation, deliver
 from tests.sending import DECLARATION, event, follow, lines, run
 
@@ -364,21 +363,6 @@ def test_a_purchase_counts_once_though_till_shop_and_web_all_tell_of_it(
     for profile in (bought(house), served or {}):
         for name in ("spend_cents_lifetime", "purchases_lifetime"):
             assert profile[name] == after[name]
-
-
-def load(house: Installation, feed: str, table: str) -> dict[str, bool]:
-    """Land a feed's first day and load its table, with all checks; whether each passed."""
-    keys = [dg.AssetKey(["lake", feed]), dg.AssetKey(["warehouse", table])]
-    job = dg.define_asset_job("load", dg.AssetSelection.assets(*keys))
-    defs = dg.Definitions.merge(build_defs(house.settings), dg.Definitions(jobs=[job]))
-    with dg.DagsterInstance.ephemeral() as instance:
-        result = defs.resolve_job_def("load").execute_in_process(
-            instance=instance,
-            partition_key=str(FIRST),
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        )
-    assert result.success
-    return {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
 
 
 def deliver_to(tmp_path: Path, feed: str, name: str, content: bytes) -> Installation:

@@ -87,6 +87,13 @@ class Settings(BaseSettings):
             raise ValueError("must be a folder, written out, or s3://BUCKET/PREFIX")
         return value.rstrip("/")
 
+    @field_validator("first_day", mode="before")
+    @classmethod
+    def _written_out(cls, value: Any) -> Any:
+        if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value, re.ASCII):
+            raise ValueError("must be a valid date, such as 2026-01-31")
+        return value
+
     @field_validator("data_docs")
     @classmethod
     def _folder(cls, value: str) -> str:

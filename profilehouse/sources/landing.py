@@ -276,7 +276,9 @@ def _commit(
             refused_files.add(day.delivered_on)
             continue
         landed.drift += drift
-        kept = [pair for i, pair in enumerate(numbered) if i not in refused]
+        kept = numbered
+        if refused:
+            kept = [pair for i, pair in enumerate(numbered) if i not in refused]
         received_at = close_of(day.delivered_on, zone)
         if kept:
             good.append(_raw_rows(day, received_at, kept))
@@ -366,15 +368,14 @@ def _with_records(rows: pa.Table, mended: Mapping[tuple[date, int], bytes]) -> p
 
 
 def _raw_rows(day: _Day, received_at: datetime, kept: list[tuple[int, bytes]]) -> pa.Table:
-    numbers, lines = zip(*kept, strict=True)
     return _table(
         contract("raw"),
         len(kept),
         delivered_on=day.delivered_on,
-        line=pa.array(numbers, pa.int64()),
+        line=pa.array([number for number, _ in kept], pa.int64()),
         file=day.file,
         received_at=received_at,
-        record=pa.array(lines, pa.binary()).cast(pa.string()),
+        record=pa.array([line for _, line in kept], pa.binary()).cast(pa.string()),
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -435,3 +437,26 @@ def test_click_through_of_recommendations_is_by_item_and_position(tmp_path: Path
         {"content_id": "79", "position": 1, "shown": 1, "click_through": 0.0},
         {"content_id": "79", "position": 2, "shown": 2, "click_through": 0.5},
     ]
+
+
+def test_any_text_in_a_cell_arrives_as_it_was(house: Installation) -> None:
+    texts = [
+        "'; DROP TABLE transactions; --",
+        '"quoted", and\na line, and \\ "',
+        "ﷺ \u202eright to left\u202c 👩‍👩‍👧 Ω≈ç√",
+        "{{7*7}} ${x} %s {0} NaN NULL undefined",
+        "\x00\x01\x7f\x1b[31m",
+        "<script>alert(1)</script>",
+        "\ufeff\u200b",
+    ]
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(HEADER.split(","))
+    for text in texts:
+        writer.writerow(["1", text, text, 1, f"{FIRST} 08:26:00", 1.5, 7, text])
+    put(house, f"{FIRST}.csv", sink.getvalue().encode())
+    report = landed(house)
+    assert (report.problems, report.dead_letters) == ({}, 0)
+    rows = typed(contract("transactions"), house.platform.lake()).to_pylist()
+    for name in ("stock_code", "description", "country"):
+        assert [row[name] for row in rows] == texts

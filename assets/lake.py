@@ -6,17 +6,27 @@ from datetime import date
 import dagster as dg
 
 from assets._common import column_schema, days_of, declared, owners, report_days, spans
+from assets.fetched import fetched_assets
 from profilehouse.contracts import Contract, contract, contracts_of
-from profilehouse.events.build import CATALOG, EVENT_SOURCES, build_events
+from profilehouse.events.build import CATALOG, EVENT_SOURCES, build_events, event_topics
 from profilehouse.platform import Platform
 from profilehouse.sources.deliveries import Folder
 from profilehouse.sources.landing import Landed, land
 
 
-def delivered_files() -> list[dg.AssetSpec]:
-    """What other systems deliver: outside of the platform, where the graph begins."""
+def delivered_files(
+    feeds: Sequence[Contract] = (),
+) -> list[dg.AssetSpec | dg.AssetsDefinition]:
+    """What other systems deliver: outside of the platform, where the graph begins; or fetched.
+
+    Args:
+        feeds: the optional sources that are on.
+    """
+    fetched = fetched_assets()
     return [
-        dg.AssetSpec(
+        fetched[source.name]
+        if source.name in fetched
+        else dg.AssetSpec(
             key=["sources", source.name],
             group_name="sources",
             kinds={"file", "json"},
@@ -24,22 +34,30 @@ def delivered_files() -> list[dg.AssetSpec]:
             owners=owners(source),
             metadata={"dagster/column_schema": column_schema(source)},
         )
-        for source in contracts_of("sources")
+        for source in (*contracts_of("sources"), *feeds)
     ]
 
 
-def lake_assets(daily: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefinition]:
+def lake_assets(
+    daily: dg.PartitionsDefinition[str], feeds: Sequence[Contract] = ()
+) -> list[dg.AssetsDefinition]:
     """One asset a source, and the events.
 
-    The logs that events come from are partitioned by delivery day. What is delivered only when it
-    changes (customers, catalog, campaigns) is not: every run lands whatever has arrived.
+    The logs that events come from, and the feeds, are partitioned by delivery day. What is
+    delivered only when it changes (customers, catalog, campaigns) is not: every run lands whatever
+    has arrived.
+
+    Args:
+        daily: a partition a delivery day.
+        feeds: the optional sources that are on.
     """
     return [
         *(
             _daily_log(source, daily) if source.name in EVENT_SOURCES else _reference(source)
             for source in contracts_of("sources")
         ),
-        _events(daily),
+        *(_daily_log(feed, daily) for feed in feeds),
+        _events(daily, event_topics(feeds)),
     ]
 
 
@@ -123,7 +141,12 @@ def _landed_metadata(result: Landed) -> dict[str, int | str]:
         "quarantined": result.quarantined,
         "landed_days": spans(result.days),
         "unchanged_days": result.unchanged,
+        **({"unknown_fields": _counted(result.drift)} if result.drift else {}),
     }
+
+
+def _counted(fields: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({count:,})" for name, count in sorted(fields.items()))
 
 
 def _failure(source: Contract, result: Landed) -> dg.Failure:
@@ -136,10 +159,10 @@ def _failure(source: Contract, result: Landed) -> dg.Failure:
     )
 
 
-def _events(daily: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
+def _events(daily: dg.PartitionsDefinition[str], topics: Sequence[str]) -> dg.AssetsDefinition:
     @_asset(
         contract("events"),
-        [["lake", topic] for topic in (*EVENT_SOURCES, CATALOG)],
+        [["lake", topic] for topic in (*topics, CATALOG)],
         daily,
     )
     def events(
@@ -147,7 +170,7 @@ def _events(daily: dg.PartitionsDefinition[str]) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[None]:
         days = days_of(context)
         lake = platform.lake()
-        built = build_events(lake, days, platform.settings.zone)
+        built = build_events(lake, days, platform.settings.zone, topics)
         report_days(context, days, lake.days("events"))
         return dg.MaterializeResult(
             metadata={

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from profilehouse.contracts import contracts_of
+from profilehouse.contracts import Contract, contracts_of
 from profilehouse.errors import ProfilehouseError
 from profilehouse.lake import Lake
 from profilehouse.platform import Platform
@@ -23,10 +23,14 @@ ORPHANS_KEPT = timedelta(days=1)
 Numbers = dict[str, int]
 
 
-def maintenance_assets() -> list[dg.AssetsDefinition]:
-    """One asset a task; each works on the tables one after the other, and reports numbers."""
+def maintenance_assets(feeds: Sequence[Contract] = ()) -> list[dg.AssetsDefinition]:
+    """One asset a task; each works on the tables one after the other, and reports numbers.
+
+    Args:
+        feeds: the optional sources that are on.
+    """
     every = [
-        *(source.name for source in contracts_of("sources")),
+        *(source.name for source in (*contracts_of("sources"), *feeds)),
         *(table.name for table in contracts_of("lake") if table.name != "raw"),
     ]
     return [

@@ -1,8 +1,10 @@
 """Completeness: every day delivered and loaded, no record refused, no user unknown."""
 
+import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
@@ -10,18 +12,21 @@ import pyarrow as pa
 from assets.warehouse import POOL, table_sql
 from checks._common import asset_checks, days_between, days_looked_at, days_of_run, reported, spec
 from profilehouse.contracts import Contract, Severity, contract, contracts_of
-from profilehouse.events.build import EVENT_SOURCES, stale_days
+from profilehouse.events.build import event_topics, is_daily_log, stale_days
 from profilehouse.platform import Platform
 from profilehouse.profiles.features import LATE_DAYS
 from profilehouse.quality.reconcile import same_rows
 from profilehouse.quality.result import CheckResult, sample_of
 from profilehouse.quality.sql import Source
+from profilehouse.sources.drift import policy
+from profilehouse.sources.feeds import tables_of
 from profilehouse.sources.landing import delivered, unlanded_days
 from profilehouse.warehouse.load import stale_days as stale_loads
 from profilehouse.warehouse.visits import IDENTITY, SESSIONS, counted
 
 REFUSED = "no_record_was_refused"
 LANDED = "every_file_is_landed"
+KNOWN_FIELDS = "every_field_is_known"
 NAMED = "every_file_names_its_day"
 DELIVERED = "every_day_was_delivered"
 ANNOUNCED = "every_announced_file_arrived_whole"
@@ -43,12 +48,18 @@ LOADED_FROM = {
 """The lake table whose days each table of the warehouse has to hold."""
 
 
-def completeness_checks() -> list[dg.AssetChecksDefinition]:
-    """For each source, the events, each table of the warehouse, the profiles, and the visits."""
+def completeness_checks(feeds: Sequence[Contract] = ()) -> list[dg.AssetChecksDefinition]:
+    """For each source, the events, each table of the warehouse, the profiles, and the visits.
+
+    Args:
+        feeds: the optional sources that are on.
+    """
+    loaded_from = {table.name: feed.name for feed in feeds for table in tables_of(feed)}
     return [
-        *(_source(source) for source in contracts_of("sources")),
-        _built_days(),
-        *(_loaded_days(table, topic) for table, topic in LOADED_FROM.items()),
+        *(_source(source) for source in (*contracts_of("sources"), *feeds)),
+        *(_known_fields(feed) for feed in feeds),
+        _built_days(event_topics(feeds)),
+        *(_loaded_days(table, topic) for table, topic in {**LOADED_FROM, **loaded_from}.items()),
         _known_users(),
         _calendar(),
         _known_profiles(),
@@ -75,7 +86,7 @@ def _source(source: Contract) -> dg.AssetChecksDefinition:
     ) -> Iterator[dg.AssetCheckResult]:
         lake, folder = platform.lake(), platform.sources()
         landed = delivered(lake, source.name)
-        days = days_looked_at(context, landed) if source.name in EVENT_SOURCES else list(landed)
+        days = days_looked_at(context, landed) if is_daily_log(source) else list(landed)
         letters = lake.read(
             "dead_letters", columns=["delivered_on", "line", "reason"], days=days, topic=source.name
         ).to_pylist()
@@ -85,10 +96,10 @@ def _source(source: Contract) -> dg.AssetChecksDefinition:
         found = folder.deliveries(source)
         yield reported(key, no_record_was_refused(source, letters, total))
         yield reported(key, every_file_names_its_day(source, found.unrecognised))
-        of_run = days_of_run(context) if source.name in EVENT_SOURCES else []
+        of_run = days_of_run(context) if is_daily_log(source) else []
         last = max(of_run, default=date.max)
         announced = {
-            day: folder.announced_records(source, name)
+            day: folder.announcement(source, name).records
             for day, name in found.announced.items()
             if day <= last
         }
@@ -227,7 +238,49 @@ def every_day_was_delivered(
     )
 
 
-def _built_days() -> dg.AssetChecksDefinition:
+def _known_fields(feed: Contract) -> dg.AssetChecksDefinition:
+    key = dg.AssetKey(["lake", feed.name])
+    description = f"No record of {feed.name} has a field that the contract does not know"
+
+    @asset_checks(
+        specs=[spec(key, KNOWN_FIELDS, description, "warning")], name=f"fields_of_{feed.name}"
+    )
+    def fields_of_feed(
+        context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> Iterator[dg.AssetCheckResult]:
+        rows = platform.lake().read("deliveries", topic=feed.name).to_pylist()
+        days = set(days_looked_at(context, [row["delivered_on"] for row in rows]))
+        looked_at = [row for row in rows if row["delivered_on"] in days]
+        yield reported(key, every_field_is_known(feed, looked_at))
+
+    return fields_of_feed
+
+
+def every_field_is_known(feed: Contract, deliveries: Collection[Mapping[str, Any]]) -> CheckResult:
+    """Whether records had fields beyond their contract: the source has changed."""
+    fields: Counter[str] = Counter()
+    for row in deliveries:
+        fields.update(json.loads(row["drift"] or "{}"))
+    records = sum(row["records"] for row in deliveries)
+    told = ", ".join(f"{name} ({count:,})" for name, count in fields.most_common(5))
+    landed = policy(feed) == "evolve"
+    return CheckResult(
+        name=KNOWN_FIELDS,
+        state="failed" if fields else "passed",
+        severity="warning",
+        description=f"no record of {feed.name} has a field that the contract does not know",
+        expected="no unknown field",
+        observed=f"{len(fields)} unknown fields" + (f": {told}" if told else ""),
+        failing=max(fields.values(), default=0),
+        total=records,
+        remedy=f"Ask {feed.owner} what the fields mean and add them to the contract"
+        + ("" if landed else "; then materialize the days again"),
+        sample=sample_of(({"field": f, "records": n} for f, n in fields.most_common()), ()),
+        numbers={"unknown_fields": len(fields), "records": records},
+    )
+
+
+def _built_days(topics: Sequence[str]) -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["lake", "events"])
 
     @asset_checks(
@@ -238,9 +291,9 @@ def _built_days() -> dg.AssetChecksDefinition:
         context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> Iterator[dg.AssetCheckResult]:
         lake = platform.lake()
-        landed = {day for topic in EVENT_SOURCES for day in delivered(lake, topic)}
+        landed = {day for topic in topics for day in delivered(lake, topic)}
         wanted = landed.intersection(days_of_run(context) or landed)
-        stale = stale_days(lake, wanted, platform.settings.zone)
+        stale = stale_days(lake, wanted, platform.settings.zone, topics)
         yield reported(key, every_day_is_there(BUILT, "lake/events", wanted, wanted - set(stale)))
 
     return days_of_events

@@ -2,7 +2,7 @@
 cent; what refers to another table finds it there; both kinds of profile agree.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -10,7 +10,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from assets.warehouse import POOL, TOPICS
+from assets.warehouse import POOL, TOPICS, topics_of
 from checks._common import (
     asset_checks,
     days_looked_at,
@@ -28,6 +28,7 @@ from profilehouse.profiles.features import load_declaration
 from profilehouse.quality.reconcile import same_rows
 from profilehouse.quality.result import CheckResult, sample_of
 from profilehouse.quality.sql import arrow_source, check_references, references_of
+from profilehouse.sources.feeds import tables_of
 from profilehouse.sources.held_back import held_by_day
 from profilehouse.sources.landing import records
 from profilehouse.warehouse import Warehouse
@@ -39,6 +40,7 @@ REPEATED = "no_delivery_repeats_another"
 BUILT = "every_landed_record_is_an_event"
 MONEY_BUILT = "money_of_events_is_that_of_records"
 LOADED = "every_event_is_one_fact"
+WHOLE = "every_landed_record_is_one_row"
 MONEY_LOADED = "money_of_facts_is_that_of_events"
 AGREE = "store_and_warehouse_agree"
 
@@ -46,13 +48,20 @@ DAYS_AT_ONCE = 92
 """Days of records read together, to bound memory."""
 
 
-def consistency_checks() -> list[dg.AssetChecksDefinition]:
-    """For each source, the events, each fact with its references, and the profiles."""
+def consistency_checks(feeds: Sequence[Contract] = ()) -> list[dg.AssetChecksDefinition]:
+    """For each source, the events, each fact with its references, and the profiles.
+
+    Args:
+        feeds: the optional sources that are on.
+    """
+    tables = [(table, feed) for feed in feeds for table in tables_of(feed)]
     return [
-        *(_accounts(source) for source in contracts_of("sources")),
+        *(_accounts(source) for source in (*contracts_of("sources"), *feeds)),
         _events(),
-        *(_facts(contract(table)) for table in TOPICS),
+        *(_facts(contract(table), topics) for table, topics in topics_of(feeds).items()),
         *(_references(contract(table)) for table in (*TOPICS, FACT, SESSIONS)),
+        *(_whole(table, feed) for table, feed in tables if table.properties.get("everyRecord")),
+        *(_references(table) for table, _ in tables if references_of(table)),
         _profiles(),
     ]
 
@@ -147,7 +156,8 @@ def _events() -> dg.AssetChecksDefinition:
             ),
         )
         events = _events_by_day(lake, days)
-        counts = events.select(landed.column_names)
+        counted = pc.is_in(events["topic"], pa.array(EVENT_SOURCES))
+        counts = events.filter(counted).select(landed.column_names)
         remedy = "Materialize these days of lake/events again"
         yield reported(
             key, same_rows(BUILT, landed, counts, ["topic", "delivered_on"], built, remedy)
@@ -203,9 +213,29 @@ def _record_cents(lake: Lake, days: list[date]) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def _facts(table: Contract) -> dg.AssetChecksDefinition:
+def _whole(table: Contract, feed: Contract) -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["warehouse", table.name])
-    loaded = f"Every event of {' and '.join(TOPICS[table.name])} is one row of {table.name}"
+    whole = f"Every landed record of {feed.name} is one row of {table.name}"
+
+    @asset_checks(
+        specs=[spec(key, WHOLE, whole, "error")], name=f"accounts_of_{table.name}", pool=POOL
+    )
+    def accounts_of_table(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
+        landed = by_day("rows_there", platform.lake().days(feed.name))
+        with platform.warehouse() as warehouse:
+            rows = warehouse.query(
+                f"SELECT delivered_on, COUNT(*) AS rows_there FROM {table.name}"  # noqa: S608
+                " GROUP BY delivered_on"
+            )
+        remedy = f"Materialize these days of warehouse/{table.name} again"
+        yield reported(key, same_rows(WHOLE, landed, rows, ["delivered_on"], whole, remedy))
+
+    return accounts_of_table
+
+
+def _facts(table: Contract, topics: Sequence[str]) -> dg.AssetChecksDefinition:
+    key = dg.AssetKey(["warehouse", table.name])
+    loaded = f"Every event of {' and '.join(topics)} is one row of {table.name}"
     money = "The value of the facts is that of the events, to the cent"
     has_money = any(column.name == "value_cents" for column in table.columns)
     specs = [spec(key, LOADED, loaded, "error")]
@@ -214,7 +244,7 @@ def _facts(table: Contract) -> dg.AssetChecksDefinition:
 
     @asset_checks(specs=specs, name=f"accounts_of_{table.name}", pool=POOL)
     def accounts_of_fact(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
-        events = _distinct_events(platform.lake(), table.name)
+        events = _distinct_events(platform.lake(), topics)
         with platform.warehouse() as warehouse:
             facts = _facts_by_day(warehouse, table.name, has_money)
         remedy = f"Materialize these days of warehouse/{table.name} again"
@@ -231,12 +261,10 @@ def _facts(table: Contract) -> dg.AssetChecksDefinition:
     return accounts_of_fact
 
 
-def _distinct_events(lake: Lake, table: str) -> pa.Table:
+def _distinct_events(lake: Lake, topics: Sequence[str]) -> pa.Table:
     """Events and cents a day; of duplicates the lowest position counts, as in the facts."""
     columns = ["event_id", "topic", "delivered_on", "line", "value_cents"]
-    rows = pa.concat_tables(
-        lake.read("events", columns=columns, topic=topic) for topic in TOPICS[table]
-    )
+    rows = pa.concat_tables(lake.read("events", columns=columns, topic=topic) for topic in topics)
     with arrow_source({"events": rows}) as source:
         return source.query(
             "SELECT delivered_on, COUNT(*) AS events,"

@@ -17,14 +17,21 @@ from profilehouse.quality.datasets import check_dataset
 from profilehouse.quality.rules import DatasetRule, dataset_rules
 from profilehouse.quality.sql import Source
 from profilehouse.sources.deliveries import close_of
+from profilehouse.sources.feeds import tables_of
 from profilehouse.times import utc_now
 
 
-def dataset_checks() -> list[dg.AssetChecksDefinition]:
-    """For each source and table of the warehouse whose contract has such rules."""
+def dataset_checks(feeds: Collection[Contract] = ()) -> list[dg.AssetChecksDefinition]:
+    """For each source and table of the warehouse whose contract has such rules.
+
+    Args:
+        feeds: the optional sources that are on.
+    """
+    sources = (*contracts_of("sources"), *feeds)
+    tables = (*contracts_of("warehouse"), *(t for feed in feeds for t in tables_of(feed)))
     return [
-        *(_source(source) for source in contracts_of("sources") if dataset_rules(source)),
-        *(_table(table) for table in contracts_of("warehouse") if dataset_rules(table)),
+        *(_source(source) for source in sources if dataset_rules(source)),
+        *(_table(table) for table in tables if dataset_rules(table)),
     ]
 
 

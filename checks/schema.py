@@ -12,14 +12,15 @@ import dagster as dg
 from assets.warehouse import POOL, TOPICS
 from checks._common import asset_checks, days_looked_at, reported, rule_specs, spec
 from profilehouse.contracts import Contract, contract, contracts_of
-from profilehouse.events.build import EVENT_SOURCES
+from profilehouse.events.build import is_daily_log
 from profilehouse.platform import Platform
 from profilehouse.profiles.features import load_declaration, profile_contract
 from profilehouse.quality.result import CheckResult
 from profilehouse.quality.rules import Rule, Unique, row_rules
 from profilehouse.quality.sql import arrow_source, check_rows, columns_of, schema_difference
+from profilehouse.sources.feeds import tables_of
 from profilehouse.sources.held_back import holding_rules, landed_and_held
-from profilehouse.warehouse import Warehouse
+from profilehouse.warehouse import Warehouse, statements
 from profilehouse.warehouse.ranges import FACT
 
 POSITIONS: dict[str, tuple[str, ...]] = {
@@ -32,11 +33,16 @@ LEDGERS = ("load_ledger", "web_load_ledger")
 COLUMNS = "columns_are_those_of_the_contract"
 
 
-def schema_checks() -> list[dg.AssetChecksDefinition]:
-    """For each source's landed records, the events, and each table of the warehouse."""
+def schema_checks(feeds: Sequence[Contract] = ()) -> list[dg.AssetChecksDefinition]:
+    """For each source's landed records, the events, and each table of the warehouse.
+
+    Args:
+        feeds: the optional sources that are on.
+    """
     tables = [*contracts_of("warehouse"), profile_contract(load_declaration())]
+    tables += [table for feed in feeds for table in tables_of(feed)]
     return [
-        *(_landed_records(source) for source in contracts_of("sources")),
+        *(_landed_records(source) for source in (*contracts_of("sources"), *feeds)),
         _built_events(),
         *(_table(table) for table in tables if table.name not in LEDGERS),
     ]
@@ -54,7 +60,7 @@ def _landed_records(source: Contract) -> dg.AssetChecksDefinition:
 
         lake = platform.lake()
         there = list(lake.days(source.name))
-        days = days_looked_at(context, there) if source.name in EVENT_SOURCES else None
+        days = days_looked_at(context, there) if is_daily_log(source) else None
         rows = landed_and_held(source, lake, days)
         held = {rule.name for rule in holding_rules(source)}
         for result in check_table(source, rules, rows, keys=("delivered_on", "line")):
@@ -109,7 +115,8 @@ def _built_events() -> dg.AssetChecksDefinition:
 def _table(table: Contract) -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["warehouse", table.name])
     rules = row_rules(table)
-    position = POSITIONS.get(table.name, ())
+    default = statements.DELIVERED if table.kind == "feed_tables" else ()
+    position = POSITIONS.get(table.name, default)
     columns = spec(key, COLUMNS, f"{table.name} has the columns of its contract", "error")
 
     @asset_checks(specs=[columns, *rule_specs(key, rules)], name=f"rows_of_{table.name}", pool=POOL)

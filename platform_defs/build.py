@@ -32,11 +32,13 @@ from platform_defs.retention import weekly_forgetting
 from platform_defs.schedules import (
     checks_of_live,
     daily_load,
+    fetch_feeds,
     hourly_expiry,
     nightly_upkeep,
     weekly_checks,
 )
 from profilehouse.settings import Settings
+from profilehouse.sources.feeds import enabled_feeds
 
 
 def build_defs(settings: Settings, **overrides: Any) -> dg.Definitions:
@@ -49,26 +51,27 @@ def build_defs(settings: Settings, **overrides: Any) -> dg.Definitions:
     # One run for a range of days is what backfill_policy says; Dagster calls it a beta.
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     daily = daily_partitions(settings)
-    assets = [*lake_assets(daily), *warehouse_assets(daily), *profile_assets()]
+    feeds = enabled_feeds(settings)
+    assets = [*lake_assets(daily, feeds), *warehouse_assets(daily, feeds), *profile_assets()]
     live = live_checks()
     return dg.Definitions(
         assets=with_code_links(
             with_freshness(
                 [
-                    *delivered_files(),
+                    *delivered_files(feeds),
                     *live_assets(),
                     *assets,
                     *quality_assets(),
-                    *maintenance_assets(),
+                    *maintenance_assets(feeds),
                     *health_assets(),
                 ]
             )
         ),
         asset_checks=[
-            *schema_checks(),
-            *completeness_checks(),
-            *consistency_checks(),
-            *dataset_checks(),
+            *schema_checks(feeds),
+            *completeness_checks(feeds),
+            *consistency_checks(feeds),
+            *dataset_checks(feeds),
             *anomaly_checks(),
             *live,
             *health_checks(),
@@ -80,6 +83,7 @@ def build_defs(settings: Settings, **overrides: Any) -> dg.Definitions:
             hourly_expiry(settings),
             nightly_upkeep(settings),
             weekly_forgetting(settings),
+            *fetch_feeds(feeds),
         ],
         sensors=[observe_live(), observe_health(), fresh_events(), alerts(settings)],
         executor=dg.in_process_executor,

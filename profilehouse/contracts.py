@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zoneinfo import available_timezones
 
 import pyarrow as pa
 import yaml
@@ -70,6 +71,8 @@ SQL_TYPES: dict[str, dict[str, str]] = {
     },
 }
 
+_OPTIONS = {"minimum", "maximum", "pattern", "minLength", "maxLength", "defaultTimezone"}
+
 
 @dataclass(frozen=True)
 class Column:
@@ -79,6 +82,8 @@ class Column:
     `shortest` and `longest` bound the code points of a text.
     `references` names the `table.column` whose values this one must be among; real data may break
     it, so how bad that is can be said.
+    `delivered_as` is what delivered tables (CSV, Parquet) call it; `zone` is that of their times
+    that name none.
     """
 
     name: str
@@ -95,6 +100,8 @@ class Column:
     values: tuple[str, ...] = ()
     references: str | None = None
     references_severity: Severity = "error"
+    delivered_as: str | None = None
+    zone: str | None = None
 
     @property
     def arrow_type(self) -> pa.DataType:
@@ -108,7 +115,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Contract:
-    """One dataset: `kind` is the folder it is declared in (sources, lake or warehouse)."""
+    """One dataset: `kind` is the folder it is declared in (such as sources or lake)."""
 
     name: str
     kind: str
@@ -200,7 +207,7 @@ def contract(name: str) -> Contract:
 
 
 def contracts_of(kind: str) -> tuple[Contract, ...]:
-    """The project's contracts of one kind (sources, lake or warehouse), by name."""
+    """The project's contracts of one kind (the folder they are in), by name."""
     return tuple(c for c in load_contracts().values() if c.kind == kind)
 
 
@@ -255,9 +262,15 @@ def _column(prop: SchemaProperty) -> Column:
             f" it must be one of {', '.join(ARROW_TYPES)}"
         )
     options = prop.logicalTypeOptions or {}
-    unknown = set(options) - {"minimum", "maximum", "pattern", "minLength", "maxLength"}
+    unknown = set(options) - _OPTIONS
     if unknown:
         raise ValueError(f"property {prop.name}: unknown logicalTypeOptions {sorted(unknown)}")
+    zone = options.get("defaultTimezone")
+    if zone is not None and (logical != "timestamp" or zone not in available_timezones()):
+        raise ValueError(
+            f"property {prop.name}: defaultTimezone is {zone!r}; it must be a zone of the IANA"
+            " database, of a timestamp"
+        )
     return Column(
         name=prop.name,
         type=logical,
@@ -271,6 +284,8 @@ def _column(prop: SchemaProperty) -> Column:
         shortest=options.get("minLength"),
         longest=options.get("maxLength"),
         values=tuple(str(v.value) for v in prop.enum or []),
+        delivered_as=prop.physicalName,
+        zone=zone,
         **_reference(prop),
     )
 

@@ -94,7 +94,7 @@ def letters(lake: Lake, topic: str | None = None, since: date | None = None) -> 
     Raises:
         ProfilehouseError: where there is no such source.
     """
-    known = [WEB, *(source.name for source in contracts_of("sources"))]
+    known = [WEB, *(c.name for kind in ("sources", "feeds") for c in contracts_of(kind))]
     if topic is not None and topic not in known:
         raise ProfilehouseError(f"no source {topic}; there are: {', '.join(known)}")
     found = [

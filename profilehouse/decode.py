@@ -38,14 +38,21 @@ _JSON_READER_TYPES = {
 }
 
 
-def refusals(lines: Sequence[bytes], contract: Contract) -> dict[int, str]:
+def refusals(
+    lines: Sequence[bytes], contract: Contract, unknown_fields: bool = False
+) -> dict[int, str]:
     """The records that do not satisfy the contract: their index in `lines` and the reason.
 
     A record is refused for anything that is not one JSON object, a missing required field, an
     unknown field, a wrong type, a value outside the contract's range, set, length or pattern, or a
     year before FIRST_YEAR or after LAST_YEAR.
+
+    Args:
+        lines: the records.
+        contract: theirs.
+        unknown_fields: whether a record may have them.
     """
-    decoder = _decoder(contract)
+    decoder = _decoder(contract, unknown_fields)
     dated = [c.name for c in contract.columns if c.type in ("date", "timestamp")]
     refused: dict[int, str] = {}
     for index, line in enumerate(lines):
@@ -92,12 +99,15 @@ def typed_columns(rows: pa.Table, contract: Contract) -> pa.Table:
     return table
 
 
-def record_type(contract: Contract, json_object: type = dict[str, Any]) -> type[msgspec.Struct]:
+def record_type(
+    contract: Contract, json_object: type = dict[str, Any], unknown_fields: bool = False
+) -> type[msgspec.Struct]:
     """The type that msgspec decodes a record of the contract into; what is not there is None.
 
     Args:
         contract: of the record.
         json_object: type of the fields that hold any JSON object. A msgspec.Raw takes all JSON.
+        unknown_fields: whether the record may have fields that the contract does not.
     """
     types = [(c, _field_type(c) if c.type != "object" else json_object) for c in contract.columns]
     fields = [
@@ -107,13 +117,13 @@ def record_type(contract: Contract, json_object: type = dict[str, Any]) -> type[
         for c, type_ in types
     ]
     return msgspec.defstruct(
-        contract.name, fields, forbid_unknown_fields=True, kw_only=True, gc=False
+        contract.name, fields, forbid_unknown_fields=not unknown_fields, kw_only=True, gc=False
     )
 
 
 @cache
-def _decoder(contract: Contract) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(record_type(contract))
+def _decoder(contract: Contract, unknown_fields: bool) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(record_type(contract, unknown_fields=unknown_fields))
 
 
 def _field_type(column: Column) -> Any:

@@ -70,7 +70,7 @@ def held(
     Raises:
         ProfilehouseError: where there is no such source.
     """
-    known = [source.name for source in contracts_of("sources")]
+    known = [c.name for kind in ("sources", "feeds") for c in contracts_of(kind)]
     if topic is not None and topic not in known:
         raise ProfilehouseError(f"no source {topic}; there are: {', '.join(known)}")
     columns = [c.name for c in contract(TABLE).columns if c.name != "record"]

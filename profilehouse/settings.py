@@ -45,6 +45,12 @@ class Settings(BaseSettings):
 
     sources: str = "data/sources"
     """Folder or s3:// prefix into which the sources deliver `<source>/<day>.jsonl[.gz]`."""
+    feeds: str = ""
+    """Optional sources that are on: names of contracts/feeds, comma-separated."""
+    mentions_url: str = ""
+    """The timeline that the feed `mentions` fetches: https://HOST/api/v1/timelines/tag/NAME."""
+    mentions_token: SecretStr | None = None
+    """What the feed `mentions` shows to its API; many need none."""
     lake: str = "data/lake"
     """Folder or s3:// prefix of the Iceberg tables."""
     catalog: str = "sqlite:"
@@ -84,6 +90,13 @@ class Settings(BaseSettings):
         if not value.strip("/ ") or value.startswith("~"):
             raise ValueError("must be a folder, written out, or s3://BUCKET/PREFIX")
         return value.rstrip("/")
+
+    @field_validator("first_day", mode="before")
+    @classmethod
+    def _written_out(cls, value: Any) -> Any:
+        if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value, re.ASCII):
+            raise ValueError("must be a valid date, such as 2026-01-31")
+        return value
 
     @field_validator("data_docs")
     @classmethod
@@ -133,6 +146,13 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("mentions_url")
+    @classmethod
+    def _known_api(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[\w.-]+(:\d+)?/\S*", value):
+            raise ValueError("must be https://HOST/PATH")
+        return value
+
     @field_validator("origins")
     @classmethod
     def _known_origins(cls, value: str) -> str:
@@ -180,7 +200,7 @@ def snowflake_parts(url: SplitResult) -> tuple[str, str] | None:
 
 def _shown(name: int | str, value: Any) -> Any:
     """The value without its secrets."""
-    if name == "api_token":
+    if name in ("api_token", "mentions_token"):
         return "***"
     return re.sub(r"(://[^:/]*):.*@", r"\1:***@", value) if isinstance(value, str) else value
 

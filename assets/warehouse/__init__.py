@@ -9,9 +9,11 @@ from typing import Any
 import dagster as dg
 
 from assets._common import column_lineage, days_of, declared, owners, report_days, spans
-from profilehouse.contracts import contract
+from profilehouse.contracts import Contract, contract
+from profilehouse.events.build import EVENT_SOURCES, event_topics
 from profilehouse.lake import Lake
 from profilehouse.platform import Platform
+from profilehouse.sources.feeds import tables_of
 from profilehouse.sources.landing import delivered, histories, record_schema, records
 from profilehouse.warehouse import Warehouse
 from profilehouse.warehouse.load import (
@@ -43,14 +45,23 @@ PLAN_TAG = "profilehouse/plan"
 SQL_DIR = Path(__file__).parent / "sql"
 
 
-def warehouse_assets(daily: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefinition]:
-    """The star schema: five dimensions and four facts."""
+def topics_of(feeds: Sequence[Contract]) -> dict[str, tuple[str, ...]]:
+    """The topics whose events each fact holds, where some feeds are on: theirs are purchases."""
+    bought = (topic for topic in event_topics(feeds) if topic not in EVENT_SOURCES)
+    return {**TOPICS, "fct_purchase": (*TOPICS["fct_purchase"], *bought)}
+
+
+def warehouse_assets(
+    daily: dg.PartitionsDefinition[str], feeds: Sequence[Contract] = ()
+) -> list[dg.AssetsDefinition]:
+    """The star schema: five dimensions, four facts, and the tables of the feeds that are on."""
     return [
         _dim_user(),
         _dimension("dim_content", "products"),
         _dimension("dim_campaign", "campaigns"),
         _dim_date(),
-        *(_fact(table, topics, daily) for table, topics in TOPICS.items()),
+        *(_fact(table, topics, daily) for table, topics in topics_of(feeds).items()),
+        *(_feed_table(table, feed, daily) for feed in feeds for table in tables_of(feed)),
         _fct_web_event(),
         _dim_identity(),
         _fct_session(),
@@ -112,6 +123,34 @@ def _fact(
         )
 
     return fact
+
+
+def _feed_table(
+    table: Contract, feed: Contract, daily: dg.PartitionsDefinition[str]
+) -> dg.AssetsDefinition:
+    sql = table_sql(table.name)
+
+    @_asset(table.name, feed.name, daily=daily)
+    def feed_table(
+        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> dg.MaterializeResult[None]:
+        days = days_of(context)
+        lake = platform.lake()
+        with platform.warehouse(work_of(context)) as warehouse:
+            report = load_fact(
+                warehouse,
+                table,
+                sql,
+                delivered(lake, feed.name, days),
+                lambda changed: records(feed, lake, changed).to_batches(),
+                record_schema(feed),
+            )
+        report_days(context, days, report.staged_rows)
+        return dg.MaterializeResult(
+            metadata=_metadata(report, sql, {"staged": feed.name}) | told(warehouse)
+        )
+
+    return feed_table
 
 
 def _fct_web_event() -> dg.AssetsDefinition:

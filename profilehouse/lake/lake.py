@@ -32,7 +32,7 @@ def layout_of(name: str) -> Contract:
         ProfilehouseError: where the lake has no table of that name.
     """
     declared = contract(name)
-    if declared.kind == "sources":
+    if declared.kind in ("sources", "feeds"):
         return contract("raw")
     if declared.kind == "lake" and name != "raw":
         return declared

@@ -1,18 +1,18 @@
 """Delivered files: which there are, which day each is for, and the lines in them.
 
-A source delivers one file a business day, `<source>/<YYYY-MM-DD>.jsonl`, or `.jsonl.gz`. It may
-announce one, before or after, by `<source>/<YYYY-MM-DD>.announced.json`, which says how many
-records the file has: `{"records": 4021}`.
+A source delivers one file a business day, `<source>/<YYYY-MM-DD>.jsonl`, or `.csv`, `.parquet` or
+`.log`, each also with `.gz` or `.zst` behind it. Who cannot overwrite a file corrects it by another
+with a revision, `<YYYY-MM-DD>.r2.csv`: the highest counts. A source may announce a day's file,
+before or after, by `<source>/<YYYY-MM-DD>.announced.json`, which says how many records it has, and
+possibly its SHA-256: `{"records": 4021, "sha256": "9f86d0..."}`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-import zlib
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from gzip import BadGzipFile, decompress
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
@@ -22,13 +22,20 @@ from pyarrow import fs
 from profilehouse.contracts import Contract
 from profilehouse.decode import FIRST_YEAR, LAST_YEAR
 from profilehouse.errors import ProfilehouseError
+from profilehouse.sources.formats import ENDINGS
 
-_FILE_NAME = re.compile(r"(\d{4}-\d{2}-\d{2})\.jsonl(\.gz)?")
+_FILE_NAME = re.compile(
+    rf"(\d{{4}}-\d{{2}}-\d{{2}})(?:\.r(\d{{1,6}}))?\.(?:{'|'.join(ENDINGS)})(?:\.gz|\.zst)?",
+    re.ASCII,
+)
 _ANNOUNCED = re.compile(r"(\d{4}-\d{2}-\d{2})\.announced\.json")
 
 
-class _Announcement(msgspec.Struct, forbid_unknown_fields=True):
+class Announcement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a source says of a day's file: its records, and its bytes' SHA-256 in hex."""
+
     records: Annotated[int, msgspec.Meta(ge=0)]
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,8 +44,9 @@ class Deliveries:
 
     `written_at` is when each file was last written, UTC without a zone.
 
-    `repeated` has the days with more than one file, and all names of each; which of them is right
-    only the source can say. `announced` names the announcement of each day that has one.
+    `repeated` has the days with more than one file of the highest revision, and their names; which
+    of them is right only the source can say. `announced` names the announcement of each day that
+    has one.
     """
 
     files: dict[date, str]
@@ -58,7 +66,7 @@ class Folder:
     def deliveries(self, source: Contract) -> Deliveries:
         """The files of one source, by business day."""
         selector = fs.FileSelector(f"{self.path}/{source.name}", allow_not_found=True)
-        named: dict[date, list[str]] = {}
+        named: dict[date, dict[int, list[str]]] = {}
         written_at: dict[date, datetime] = {}
         unrecognised: list[str] = []
         announced: dict[date, str] = {}
@@ -71,24 +79,27 @@ class Folder:
             elif day is None:
                 unrecognised.append(info.base_name)
             else:
-                named.setdefault(day, []).append(info.base_name)
-                written_at[day] = info.mtime.astimezone(UTC).replace(tzinfo=None)
+                of_day = named.setdefault(day, {})
+                of_day.setdefault(_revision(info.base_name), []).append(info.base_name)
+                written = info.mtime.astimezone(UTC).replace(tzinfo=None)
+                written_at[day] = max(written, written_at.get(day, written))
+        newest = {day: sorted(revisions[max(revisions)]) for day, revisions in named.items()}
         return Deliveries(
-            files={day: min(names) for day, names in named.items()},
+            files={day: names[0] for day, names in newest.items()},
             written_at=written_at,
             unrecognised=tuple(sorted(unrecognised)),
-            repeated={day: tuple(sorted(names)) for day, names in named.items() if len(names) > 1},
+            repeated={day: tuple(names) for day, names in newest.items() if len(names) > 1},
             announced=announced,
         )
 
-    def announced_records(self, source: Contract, name: str) -> int:
-        """How many records an announcement says that the file of its day has.
+    def announcement(self, source: Contract, name: str) -> Announcement:
+        """What an announcement says of the file of its day.
 
         Raises:
             ProfilehouseError: where it cannot be read or says something else.
         """
         try:
-            return msgspec.json.decode(self.read(source, name), type=_Announcement).records
+            return msgspec.json.decode(self.read(source, name), type=Announcement)
         except msgspec.MsgspecError as error:
             raise ProfilehouseError(
                 f'{source.name}/{name}: {error}; it must be as {{"records": 4021}}'
@@ -121,24 +132,24 @@ class Folder:
             ) from error
         return data
 
+    def write(self, source: Contract, name: str, data: bytes) -> None:
+        """Put a file in the place of the one of that name, whole or not at all.
 
-def lines_of(data: bytes, file: str) -> list[bytes]:
-    """The lines of a file, uncompressed, without line ends; blank lines stay, to keep the count.
-
-    Raises:
-        ProfilehouseError: where a compressed file is cut short or not compressed at all.
-    """
-    if file.endswith(".gz"):
+        Raises:
+            ProfilehouseError: where it cannot be written.
+        """
+        folder = f"{self.path}/{source.name}"
+        unfinished = f"{folder}/.{name}.tmp"
         try:
-            if not data:
-                raise EOFError("it has 0 bytes")
-            data = decompress(data)
-        except (BadGzipFile, EOFError, zlib.error) as error:
+            self.filesystem.create_dir(folder, recursive=True)
+            with self.filesystem.open_output_stream(unfinished, compression=None) as stream:
+                stream.write(data)
+            self.filesystem.move(unfinished, f"{folder}/{name}")
+        except OSError as error:
+            reason = " ".join(str(error).split())
             raise ProfilehouseError(
-                f"{file}: not a whole gzip file ({error}); ask the source to deliver it again"
+                f"{source.name}/{name}: cannot be written ({reason}); see that it may be"
             ) from error
-    lines = data.split(b"\n")
-    return lines[:-1] if lines[-1] == b"" else lines
 
 
 def fingerprint(source: Contract, data: bytes, zone: ZoneInfo) -> str:
@@ -161,3 +172,8 @@ def _day(name: str, form: re.Pattern[str] = _FILE_NAME) -> date | None:
     except ValueError:
         return None
     return day if day and FIRST_YEAR <= day.year <= LAST_YEAR else None
+
+
+def _revision(name: str) -> int:
+    match = _FILE_NAME.fullmatch(name)
+    return int(match[2] or 1) if match else 0

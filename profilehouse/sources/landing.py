@@ -9,11 +9,13 @@ the row of an earlier delivery of that day is taken away first.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,7 +23,9 @@ from profilehouse.contracts import Contract, contract
 from profilehouse.decode import refusals, typed_columns
 from profilehouse.errors import ProfilehouseError
 from profilehouse.lake import Lake
-from profilehouse.sources.deliveries import Folder, close_of, fingerprint, lines_of
+from profilehouse.sources.deliveries import Deliveries, Folder, close_of, fingerprint
+from profilehouse.sources.drift import accept
+from profilehouse.sources.formats import Lines, read_records
 from profilehouse.sources.held_back import TABLE as QUARANTINE
 from profilehouse.sources.held_back import held_back
 from profilehouse.sources.repairs import digest, repaired_at, repairs_of, with_repairs
@@ -37,7 +41,11 @@ BYTES_PER_COMMIT = 96 * 2**20
 
 @dataclass
 class Landed:
-    """What one call landed. `problems` has a line for each day whose file could not be."""
+    """What one call landed.
+
+    `problems` has a line for each day whose file could not be, `drift` the number of records that
+    had each field that the contract does not know.
+    """
 
     days: list[date] = field(default_factory=list)
     records: int = 0
@@ -45,6 +53,7 @@ class Landed:
     quarantined: int = 0
     unchanged: int = 0
     problems: dict[date, str] = field(default_factory=dict)
+    drift: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class _Day:
     delivered_on: date
     file: str | None
     sha256: str
-    lines: list[bytes]
+    read: Lines
     repairs: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -72,7 +81,9 @@ def land(
 
     Args:
         source: the contract; its property `delivery` is `daily` or `on_change`: whether a day
-            without a file is a problem.
+            without a file is a problem. Its property `drift` says what becomes of records with
+            fields that the contract does not know, see drift.py. Its property `announced` is true
+            where a file counts only once it is announced.
         run: that lands, if one does; it is noted beside the records that are held back.
     """
     landed = Landed()
@@ -80,7 +91,7 @@ def land(
     size = 0
     for day in _new_days(source, days, folder, lake, zone, landed):
         pending.append(day)
-        size += sum(map(len, day.lines))
+        size += sum(map(len, day.read.lines))
         if size >= BYTES_PER_COMMIT:
             _commit(source, pending, lake, zone, run, landed)
             pending, size = [], 0
@@ -142,7 +153,11 @@ def unlanded_days(source: Contract, folder: Folder, lake: Lake, zone: ZoneInfo) 
         sha256 = fingerprint(source, folder.read(source, name), zone)
         return bool(before["sha256"] != with_repairs(sha256, repairs.get(day, {})))
 
-    return [day for day, name in sorted(found.files.items()) if changed(day, name)]
+    return [
+        day
+        for day, name in sorted(found.files.items())
+        if not _awaits_announcement(source, found, day) and changed(day, name)
+    ]
 
 
 def delivery_rows(topic: str, rows: list[dict[str, object]]) -> pa.Table:
@@ -186,7 +201,7 @@ def _new_days(
                 f" {', '.join(deliveries.repeated[day])}; remove the wrong one and run again"
             )
             continue
-        if name is None:
+        if name is None or _awaits_announcement(source, deliveries, day):
             if day in before:
                 landed.unchanged += 1
             elif day in begun:
@@ -195,7 +210,9 @@ def _new_days(
                     f" longer in {folder.path}/{source.name}; deliver it again"
                 )
             elif source.properties["delivery"] == "on_change":
-                yield _Day(day, None, hashlib.sha256(source.version.encode()).hexdigest(), [])
+                yield _Day(
+                    day, None, hashlib.sha256(source.version.encode()).hexdigest(), Lines([])
+                )
             else:
                 landed.problems[day] = (
                     f"{source.name}: no file for {day} in {folder.path}/{source.name};"
@@ -205,13 +222,33 @@ def _new_days(
         file = f"{source.name}/{name}"
         try:
             data = folder.read(source, name)
+            _refuse_unlike_announced(source, folder, deliveries, day, data)
             sha256 = with_repairs(fingerprint(source, data, zone), mended)
             if before.get(day) != sha256:
-                yield _Day(day, file, sha256, lines_of(data, file), mended)
+                yield _Day(day, file, sha256, read_records(source, data, file), mended)
                 continue
             landed.unchanged += 1
         except ProfilehouseError as error:
             landed.problems[day] = str(error)
+
+
+def _awaits_announcement(source: Contract, deliveries: Deliveries, day: date) -> bool:
+    """Whether a day's file may be half-written: its source announces every whole one."""
+    return bool(source.properties.get("announced")) and day not in deliveries.announced
+
+
+def _refuse_unlike_announced(
+    source: Contract, folder: Folder, deliveries: Deliveries, day: date, data: bytes
+) -> None:
+    """Raise where the file's bytes are not those that its announcement tells the SHA-256 of."""
+    if day not in deliveries.announced:
+        return
+    announced = folder.announcement(source, deliveries.announced[day])
+    if announced.sha256 not in (None, hashlib.sha256(data).hexdigest()):
+        raise ProfilehouseError(
+            f"{source.name}/{deliveries.files[day]}: is not the file that"
+            f" {deliveries.announced[day]} announces; wait until it is whole, or deliver both again"
+        )
 
 
 def _commit(
@@ -222,20 +259,33 @@ def _commit(
     run: str | None,
     landed: Landed,
 ) -> None:
-    days = [day.delivered_on for day in pending]
     good: list[pa.Table] = []
     dead: list[pa.Table] = []
     deliveries: list[dict[str, object]] = []
+    refused_files: set[date] = set()
     for day in pending:
-        numbered = [(n, line) for n, line in enumerate(day.lines, start=1) if line.strip()]
+        numbered = [(n, line) for n, line in enumerate(day.read.lines, start=1) if line.strip()]
         refused = refusals([line for _, line in numbered], source)
+        if day.read.unreadable:
+            for i, (number, _) in enumerate(numbered):
+                if number - 1 in day.read.unreadable:
+                    refused[i] = day.read.unreadable[number - 1]
         for i in list(refused) if day.repairs else ():
             number, line = numbered[i]
             mended = day.repairs.get(digest(line))
             if mended is not None and not refusals([mended], source):
                 numbered[i] = (number, mended)
                 del refused[i]
-        kept = [pair for i, pair in enumerate(numbered) if i not in refused]
+        try:
+            drift = accept(source, [line for _, line in numbered], refused, day.file)
+        except ProfilehouseError as error:
+            landed.problems[day.delivered_on] = str(error)
+            refused_files.add(day.delivered_on)
+            continue
+        landed.drift += drift
+        kept = numbered
+        if refused:
+            kept = [pair for i, pair in enumerate(numbered) if i not in refused]
         received_at = close_of(day.delivered_on, zone)
         if kept:
             good.append(_raw_rows(day, received_at, kept))
@@ -249,11 +299,16 @@ def _commit(
                 "sha256": day.sha256,
                 "records": len(numbered),
                 "dead_letters": len(refused),
+                "drift": msgspec.json.encode(drift).decode() if drift else None,
             }
         )
         landed.days.append(day.delivered_on)
         landed.records += len(numbered)
         landed.dead_letters += len(refused)
+    pending = [day for day in pending if day.delivered_on not in refused_files]
+    if not pending:
+        return
+    days = [day.delivered_on for day in pending]
     rows, held = _hold_back(source, pending, _concat(good, contract("raw")), run)
     landed.quarantined += len({*zip(*(held[name].to_pylist() for name in PLACE), strict=True)})
     begin_anew(lake, source.name, days)
@@ -277,7 +332,7 @@ def _hold_back(
     by_day = {day.delivered_on: day for day in pending}
 
     def delivered_as(day: date, line: int) -> str:
-        return digest(by_day[day].lines[line - 1])
+        return digest(by_day[day].read.lines[line - 1])
 
     tried: set[tuple[date, int]] = set()
     while new := (held := held_back(source, rows)).keys() - tried:
@@ -323,15 +378,14 @@ def _with_records(rows: pa.Table, mended: Mapping[tuple[date, int], bytes]) -> p
 
 
 def _raw_rows(day: _Day, received_at: datetime, kept: list[tuple[int, bytes]]) -> pa.Table:
-    numbers, lines = zip(*kept, strict=True)
     return _table(
         contract("raw"),
         len(kept),
         delivered_on=day.delivered_on,
-        line=pa.array(numbers, pa.int64()),
+        line=pa.array([number for number, _ in kept], pa.int64()),
         file=day.file,
         received_at=received_at,
-        record=pa.array(lines, pa.binary()).cast(pa.string()),
+        record=pa.array([line for _, line in kept], pa.binary()).cast(pa.string()),
     )
 
 

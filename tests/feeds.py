@@ -1,0 +1,26 @@
+"""Feeds through Dagster, for tests: one day landed and loaded, with all checks.
+
+Belongs here: that run. Does not belong here: any test.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from platform_defs.build import build_defs
+from tests.pipeline import DAYS, Installation
+
+
+def load(house: Installation, feed: str, table: str) -> dict[str, bool]:
+    """Land a feed's first day and load its table, with all checks; whether each passed."""
+    keys = [dg.AssetKey(["lake", feed]), dg.AssetKey(["warehouse", table])]
+    job = dg.define_asset_job("load", dg.AssetSelection.assets(*keys))
+    defs = dg.Definitions.merge(build_defs(house.settings), dg.Definitions(jobs=[job]))
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = defs.resolve_job_def("load").execute_in_process(
+            instance=instance,
+            partition_key=str(DAYS[0]),
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+    assert result.success
+    return {check.check_name: check.passed for check in result.get_asset_check_evaluations()}

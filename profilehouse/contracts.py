@@ -17,7 +17,15 @@ import yaml
 from open_data_contract_standard.model import OpenDataContractStandard, SchemaProperty
 from pydantic import ValidationError
 
-from profilehouse.contract_quality import SEVERITIES, QualityRule, Silence, quality_rules, silences
+from profilehouse.contract_quality import (
+    SEVERITIES,
+    Incident,
+    QualityRule,
+    Silence,
+    incidents,
+    quality_rules,
+    silences,
+)
 from profilehouse.contract_quality import Severity as Severity  # noqa: PLC0414
 from profilehouse.errors import ProfilehouseError
 
@@ -122,6 +130,7 @@ class Contract:
     quality: tuple[QualityRule, ...]
     path: Path
     silences: tuple[Silence, ...] = ()
+    incidents: tuple[Incident, ...] = ()
     properties: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
@@ -235,6 +244,7 @@ def _contract(document: OpenDataContractStandard, path: Path) -> Contract:
         quality=quality_rules(table.quality or [], {c.name: p.quality or [] for c, p in named}),
         path=path,
         silences=silences(custom.pop("silences", None)),
+        incidents=incidents(custom.pop("incidents", None)),
         properties=custom,
     )
 

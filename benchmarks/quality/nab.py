@@ -155,7 +155,7 @@ def _read(path: Path, windows: list[tuple[str, str]]) -> Series:
 
 
 def _deviations(values: Numbers, window: int) -> Numbers:
-    """How many deviations of the rows before each number is from their mean; 0 for the first two."""
+    """How many deviations of the rows before each number is off their mean; 0 for the first two."""
     found = np.zeros(len(values))
     for at in range(2, len(values)):
         before = values[max(0, at - window) : at]

@@ -44,7 +44,7 @@ class Series:
 
 def ours(series: Series) -> Numbers:
     """Novelty, the platform's detector of fine-grained series."""
-    return novelty(series.values)
+    return novelty(series.values, series.rows_a_day)
 
 
 def windowed_gaussian(series: Series) -> Numbers:
@@ -64,7 +64,8 @@ def whole_batch(series: Series) -> Numbers:
     It knows the future, as such an expectation does of the batch it looks at.
     """
     spread = series.values.std() or 1.0
-    return (np.abs(series.values - series.values.mean()) / spread > 3).astype(float)
+    far: Numbers = (np.abs(series.values - series.values.mean()) / spread > 3).astype(float)
+    return far
 
 
 DETECTORS: dict[str, Callable[[Series], Numbers]] = {

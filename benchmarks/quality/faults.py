@@ -126,7 +126,7 @@ def run(connection: duckdb.DuckDBPyConnection, every: int) -> dict[str, Any]:
 
 def alarms(measured: Measured, day: date) -> Sequence[str]:
     """The rules that call a day unusual."""
-    results = [check_rule(rule, measured, day) for rule in history_rules(TABLE)]
+    results = [check_rule(rule, measured, day, recent=False) for rule in history_rules(TABLE)]
     results.append(check_all(measured, day, ""))
     return [result.name for result in results if not result.passed]
 

@@ -23,7 +23,12 @@ EVERY_METRIC = "every_metric_is_usual"
 
 
 def check_rule(
-    rule: HistoryRule, measured: Measured, day: date, incidents: Collection[Incident] = ()
+    rule: HistoryRule,
+    measured: Measured,
+    day: date,
+    incidents: Collection[Incident] = (),
+    *,
+    recent: bool = True,
 ) -> CheckResult:
     """Judge a day by one rule of a contract.
 
@@ -32,10 +37,12 @@ def check_rule(
         measured: the history, the day included.
         day: that is judged.
         incidents: days that teach nothing; their own alarms are acknowledged.
+        recent: where the rule has one metric, also say which of the four weeks before were odd.
     """
     known = {incident.partition: incident.reason for incident in incidents}
     metrics = asked_for(rule.demand, measured)
-    judged = _judged(metrics, measured, day, known, rule.demand.detector, rule.demand.least)
+    demand, recent = rule.demand, recent and len(metrics) == 1
+    judged = _judged(metrics, measured, day, known, demand.detector, demand.least, recent=recent)
     if len(judged) > 1:
         return _of_many(rule.name, rule.description, rule.remedy, judged, day, known.get(day))
     [one] = judged.values() or [judge_daily({day: float("nan")})]
@@ -64,6 +71,8 @@ def _judged(
     known: Mapping[date, str],
     detector: DetectorName = "automatic",
     least: float | None = None,
+    *,
+    recent: bool = False,
 ) -> dict[Metric, DailyJudgement]:
     return {
         metric: judge_daily(
@@ -72,7 +81,7 @@ def _judged(
             day,
             known.keys(),
             floor_of(metric, measured, day, least),
-            recent=len(metrics) == 1,
+            recent=recent,
         )
         for metric in metrics
     }

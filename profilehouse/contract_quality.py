@@ -221,7 +221,7 @@ def _items(what: str, declared: object, fields: Mapping[str, type]) -> list[dict
         if not isinstance(item, dict) or item.keys() != fields.keys():
             raise ValueError(f"{what}: each has exactly {', '.join(fields)}")
         for name, kind in fields.items():
-            if not isinstance(item[name], kind) or not item[name]:
+            if type(item[name]) is not kind or not item[name]:
                 wanted = "a day as 2026-01-31" if kind is date else "a text"
                 raise ValueError(f"{what}: {name} is {item[name]!r}; it must be {wanted}")
     return declared

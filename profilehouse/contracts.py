@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 import yaml
 from open_data_contract_standard.model import OpenDataContractStandard, SchemaProperty
-from pydantic import ValidationError
 
 from profilehouse.contract_quality import (
     SEVERITIES,
@@ -176,7 +175,7 @@ def load_contract(path: Path) -> Contract:
     """
     try:
         document = OpenDataContractStandard.model_validate(yaml.safe_load(path.read_text("utf-8")))
-    except (yaml.YAMLError, ValidationError, OSError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ProfilehouseError(f"{path}: not a readable ODCS v3 contract: {reason}") from error
     try:

@@ -487,7 +487,8 @@ class WarehouseSuite:
             warehouse.create(PURCHASES)
         kinds = [Column("", kind, "").sql_type(warehouse.dialect) for kind in ("integer", "string")]
         assert str(caught.value) == (
-            "warehouse table fct_purchase does not fit its contract 1.0.0 (missing: line; unknown:"
+            "warehouse table fct_purchase does not fit its contract"
+            f" {PURCHASES.version} (missing: line; unknown:"
             f" extra; of another type: category is {kinds[0]}, not {kinds[1]}): run DROP TABLE"
             " fct_purchase in the warehouse, then materialize warehouse/fct_purchase, all its days"
         )

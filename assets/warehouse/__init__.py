@@ -318,7 +318,7 @@ def told(warehouse: Warehouse) -> dict[str, Any]:
 
 def work_of(context: dg.AssetExecutionContext) -> dict[str, str]:
     """What the warehouse is told about the work it does."""
-    return {"run_id": context.run_id, "asset": context.asset_key.to_user_string()}
+    return {"run_id": context.run.run_id, "asset": context.asset_key.to_user_string()}
 
 
 def _lineage(sql: str, read: Mapping[str, str]) -> dict[str, Any]:

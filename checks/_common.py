@@ -11,7 +11,7 @@ from profilehouse.contracts import Severity
 from profilehouse.errors import ProfilehouseError
 from profilehouse.profiles.agreement import Agreement
 from profilehouse.quality.result import CheckResult, sample_of
-from profilehouse.quality.rules import DatasetRule, Rule
+from profilehouse.quality.rules import DatasetRule, HistoryRule, Rule
 from profilehouse.quality.sql import Reference
 
 SEVERITIES: dict[Severity, dg.AssetCheckSeverity] = {
@@ -98,7 +98,9 @@ def cannot_run(name: str, error: Exception) -> CheckResult:
 
 
 def rule_specs(
-    key: dg.AssetKey, rules: Collection[Rule | DatasetRule | Reference], *deps: dg.AssetKey
+    key: dg.AssetKey,
+    rules: Collection[Rule | DatasetRule | HistoryRule | Reference],
+    *deps: dg.AssetKey,
 ) -> list[dg.AssetCheckSpec]:
     """The checks of rules or references of one asset."""
     return [
@@ -106,7 +108,7 @@ def rule_specs(
             key,
             rule.name,
             rule.description
-            if isinstance(rule, Rule | DatasetRule)
+            if isinstance(rule, Rule | DatasetRule | HistoryRule)
             else f"Every {rule.column} is a {rule.target} of {rule.table}",
             rule.severity,
             *deps,
@@ -126,6 +128,8 @@ def reported(key: dg.AssetKey, result: CheckResult) -> dg.AssetCheckResult:
         "expected": dg.MetadataValue.text(result.expected),
         "observed": dg.MetadataValue.text(result.observed),
     }
+    if result.chart:
+        metadata["recent"] = dg.MetadataValue.text(result.chart)
     if result.state not in ("passed", "failed"):
         metadata["state"] = dg.MetadataValue.text(result.state)
     if result.sample:

@@ -28,8 +28,8 @@ POSITIONS: dict[str, tuple[str, ...]] = {
     FACT: ("log_partition", "log_offset"),
 }
 """Columns that say where a fact came from; its id may tell who it is about."""
-LEDGERS = ("load_ledger", "web_load_ledger")
-"""Tables that others are loaded by; they are no assets."""
+LEDGERS = ("load_ledger", "web_load_ledger", "metric_history")
+"""Tables that loads and checks keep for themselves; they are no assets."""
 COLUMNS = "columns_are_those_of_the_contract"
 
 

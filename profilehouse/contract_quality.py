@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from open_data_contract_standard.model import DataQuality
 
@@ -18,6 +18,13 @@ Severity = Literal["error", "warning"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning")
 Measure = Literal["count", "sum", "keys"]
 MEASURES: tuple[Measure, ...] = ("count", "sum", "keys")
+MetricName = Literal[
+    "rows", "sum", "distinct", "mean", "p05", "median", "p95", "null_percent", "percent",
+    "lateness_hours",
+]  # fmt: skip
+METRICS: tuple[MetricName, ...] = get_args(MetricName)
+DetectorName = Literal["automatic", "z_score", "iqr", "seasonal"]
+DETECTORS: tuple[DetectorName, ...] = get_args(DetectorName)
 
 _LAST_HOUR = 23
 ENGINE = "profilehouse"
@@ -106,10 +113,33 @@ class Reconciliation:
     dataset_where: str | None = None
 
 
+@dataclass(frozen=True)
+class Usual:
+    """A metric of each delivery day is as its history lets expect.
+
+    Attributes:
+        metric: which.
+        column: of which column; of the rows where None.
+        value: of the rows in which the column has this value (`rows`, `percent`), as text; of an
+            hour of a timestamp, `18`. Where None, each value that a hundredth of the rows has.
+        detector: that judges; `automatic` takes the one that suits the history.
+        least: a difference up to this is always usual; by default what chance does to a count or
+            a share, and a quarter of any other number.
+    """
+
+    metric: MetricName
+    column: str | None = None
+    value: str | None = None
+    detector: DetectorName = "automatic"
+    least: float | None = None
+
+
 OfRows = Expression | Distinct | Dependency
 """What the rows decide, alone or by what they share."""
 OfDataset = NullShare | Volume | Freshness | BusyHours | Reconciliation
-Demand = OfRows | OfDataset
+OfHistory = Usual
+"""What the days before decide."""
+Demand = OfRows | OfDataset | OfHistory
 
 
 @dataclass(frozen=True)
@@ -140,6 +170,14 @@ class Silence:
     until: date
 
 
+@dataclass(frozen=True)
+class Incident:
+    """A delivery day known to be wrong or odd: it does not alarm, and teaches no detector."""
+
+    partition: date
+    reason: str
+
+
 def quality_rules(
     of_table: Sequence[DataQuality], of_columns: Mapping[str, Sequence[DataQuality]]
 ) -> tuple[QualityRule, ...]:
@@ -160,22 +198,33 @@ def silences(declared: object) -> tuple[Silence, ...]:
     Raises:
         ValueError: where one lacks something.
     """
-    if declared is None:
-        return ()
-    if not isinstance(declared, list):
-        raise ValueError("silences: must be a list")
-    return tuple(_silence(item) for item in declared)
-
-
-def _silence(item: object) -> Silence:
     fields = {"rule": str, "partition": date, "reason": str, "until": date}
-    if not isinstance(item, dict) or item.keys() != fields.keys():
-        raise ValueError(f"silences: each has exactly {', '.join(fields)}")
-    for name, kind in fields.items():
-        if not isinstance(item[name], kind) or not item[name]:
-            wanted = "a day as 2026-01-31" if kind is date else "a text"
-            raise ValueError(f"silences: {name} is {item[name]!r}; it must be {wanted}")
-    return Silence(**item)
+    return tuple(Silence(**item) for item in _items("silences", declared, fields))
+
+
+def incidents(declared: object) -> tuple[Incident, ...]:
+    """Incidents as a contract declares them in its custom property of that name.
+
+    Raises:
+        ValueError: where one lacks something.
+    """
+    fields = {"partition": date, "reason": str}
+    return tuple(Incident(**item) for item in _items("incidents", declared, fields))
+
+
+def _items(what: str, declared: object, fields: Mapping[str, type]) -> list[dict[str, Any]]:
+    if declared is None:
+        return []
+    if not isinstance(declared, list):
+        raise ValueError(f"{what}: must be a list")
+    for item in declared:
+        if not isinstance(item, dict) or item.keys() != fields.keys():
+            raise ValueError(f"{what}: each has exactly {', '.join(fields)}")
+        for name, kind in fields.items():
+            if type(item[name]) is not kind or not item[name]:
+                wanted = "a day as 2026-01-31" if kind is date else "a text"
+                raise ValueError(f"{what}: {name} is {item[name]!r}; it must be {wanted}")
+    return declared
 
 
 def _rule(rule: DataQuality, column: str | None) -> QualityRule:
@@ -264,13 +313,36 @@ def _custom(implementation: Mapping[str, Any]) -> Demand:
         ]:
             if 0 <= first <= last <= _LAST_HOUR and not rest:
                 return BusyHours(column, first, last)
+        case [("usual", {"metric": metric, **rest})]:
+            return _usual(metric, {str(k): v for k, v in rest.items()})
         case [("reconcile", {"dataset": str(dataset), "measure": measure, **rest})]:
             return _reconciliation(dataset, measure, {str(k): v for k, v in rest.items()})
     raise ValueError(
         "implementation must be one of functionalDependency: {determinant: [columns], dependent:"
         " column}, freshness: {column, hours}, busyHours: {column, first, last},"
-        " reconcile: {dataset, measure, ...}"
+        " usual: {metric, ...}, reconcile: {dataset, measure, ...}"
     )
+
+
+def _usual(metric: object, rest: Mapping[str, Any]) -> Usual:
+    known = {"column", "value", "detector", "least"}
+    if unknown := sorted(rest.keys() - known):
+        raise ValueError(f"usual: unknown {', '.join(unknown)}; known are {sorted(known)}")
+    if metric not in METRICS:
+        raise ValueError(f"usual: metric is {metric!r}; it must be one of {METRICS}")
+    column, value = rest.get("column"), rest.get("value")
+    if metric not in ("rows", "lateness_hours") and not isinstance(column, str):
+        raise ValueError(f"usual: the metric {metric} needs a column")
+    if value is not None and (column is None or metric not in ("rows", "percent")):
+        raise ValueError("usual: a value is for rows or percent of a column")
+    if metric == "lateness_hours" and column is not None:
+        raise ValueError("usual: lateness_hours is of the rows and takes no column")
+    detector, least = rest.get("detector", "automatic"), rest.get("least")
+    if detector not in DETECTORS:
+        raise ValueError(f"usual: detector is {detector!r}; it must be one of {DETECTORS}")
+    if least is not None and (not isinstance(least, int | float) or not least >= 0):
+        raise ValueError(f"usual: least is {least!r}; it must be a number from 0 on")
+    return Usual(metric, column, None if value is None else str(value), detector, least)
 
 
 def _reconciliation(dataset: str, measure: object, rest: Mapping[str, Any]) -> Reconciliation:

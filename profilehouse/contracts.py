@@ -16,9 +16,16 @@ from zoneinfo import available_timezones
 import pyarrow as pa
 import yaml
 from open_data_contract_standard.model import OpenDataContractStandard, SchemaProperty
-from pydantic import ValidationError
 
-from profilehouse.contract_quality import SEVERITIES, QualityRule, Silence, quality_rules, silences
+from profilehouse.contract_quality import (
+    SEVERITIES,
+    Incident,
+    QualityRule,
+    Silence,
+    incidents,
+    quality_rules,
+    silences,
+)
 from profilehouse.contract_quality import Severity as Severity  # noqa: PLC0414
 from profilehouse.errors import ProfilehouseError
 
@@ -129,6 +136,7 @@ class Contract:
     quality: tuple[QualityRule, ...]
     path: Path
     silences: tuple[Silence, ...] = ()
+    incidents: tuple[Incident, ...] = ()
     properties: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
@@ -174,7 +182,7 @@ def load_contract(path: Path) -> Contract:
     """
     try:
         document = OpenDataContractStandard.model_validate(yaml.safe_load(path.read_text("utf-8")))
-    except (yaml.YAMLError, ValidationError, OSError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ProfilehouseError(f"{path}: not a readable ODCS v3 contract: {reason}") from error
     try:
@@ -242,6 +250,7 @@ def _contract(document: OpenDataContractStandard, path: Path) -> Contract:
         quality=quality_rules(table.quality or [], {c.name: p.quality or [] for c, p in named}),
         path=path,
         silences=silences(custom.pop("silences", None)),
+        incidents=incidents(custom.pop("incidents", None)),
         properties=custom,
     )
 

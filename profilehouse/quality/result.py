@@ -39,6 +39,7 @@ class CheckResult:
             masked. The same however often the check runs on the same data, masks excepted.
         remedy: what to do about a failure, in one sentence.
         numbers: what to plot over time.
+        chart: the near past as a line of blocks, where there is one.
     """
 
     name: str
@@ -52,6 +53,7 @@ class CheckResult:
     remedy: str
     sample: tuple[Mapping[str, str], ...] = ()
     numbers: Mapping[str, float] = field(default_factory=dict)
+    chart: str = ""
 
     @property
     def passed(self) -> bool:

@@ -26,16 +26,20 @@ from profilehouse.contract_quality import (
     Freshness,
     NullShare,
     OfDataset,
+    OfHistory,
     OfRows,
     QualityRule,
     Reconciliation,
     Silence,
+    Usual,
     Volume,
 )
 from profilehouse.contracts import Column, Contract, Severity
 from profilehouse.errors import ProfilehouseError
 
 PORTABLE_ESCAPES = "dDwW"
+_TIMES = ("occurred_at", "received_at")
+"""Columns between which lateness is."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,18 @@ class DatasetRule:
     owner: str
 
 
+@dataclass(frozen=True)
+class HistoryRule:
+    """One demand on each delivery day, decided by the days before, named as a predicate."""
+
+    name: str
+    demand: OfHistory
+    severity: Severity
+    description: str
+    remedy: str
+    owner: str
+
+
 def row_rules(contract: Contract, within: Sequence[str] = ()) -> tuple[Rule, ...]:
     """The rules of a contract, in the order of its columns, then keys, then expressions.
 
@@ -187,6 +203,7 @@ def row_rules(contract: Contract, within: Sequence[str] = ()) -> tuple[Rule, ...
         if isinstance(rule.demand, OfRows):
             rules.append(_declared(contract, rule, tuple(within)))
     of_dataset = [rule.name for rule in dataset_rules(contract)]
+    of_dataset += [rule.name for rule in history_rules(contract)]
     names = [rule.name for rule in rules] + of_dataset
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ProfilehouseError(
@@ -214,7 +231,7 @@ def dataset_rules(contract: Contract) -> tuple[DatasetRule, ...]:
     rules = []
     for rule in contract.quality:
         demand = rule.demand
-        if isinstance(demand, OfRows):
+        if not isinstance(demand, OfDataset):
             continue
         _refuse_unknown(contract, rule, _columns_of(demand))
         owner = rule.owner or contract.owner
@@ -225,6 +242,44 @@ def dataset_rules(contract: Contract) -> tuple[DatasetRule, ...]:
                 severity=rule.severity,
                 description=rule.description.rstrip("."),
                 remedy=_remedy_of_dataset(contract, demand, owner),
+                owner=owner,
+            )
+        )
+    return tuple(rules)
+
+
+def history_rules(contract: Contract) -> tuple[HistoryRule, ...]:
+    """The rules of a contract on metrics of delivery days.
+
+    Raises:
+        ProfilehouseError: for a rule on a column that is not there or has no such metric.
+    """
+    rules = []
+    for rule in contract.quality:
+        demand = rule.demand
+        if not isinstance(demand, Usual):
+            continue
+        wanted = [*_TIMES] if demand.metric == "lateness_hours" else []
+        _refuse_unknown(contract, rule, [*wanted, *([demand.column] if demand.column else ())])
+        kind = contract.column(demand.column).type if demand.column else "integer"
+        if demand.metric in ("sum", "mean", "p05", "median", "p95") and kind not in (
+            "integer",
+            "number",
+        ):
+            raise ProfilehouseError(
+                f"{contract.path.name}: quality rule {rule.name}: {demand.metric} is for numbers,"
+                f" and {demand.column} is a {kind}"
+            )
+        owner = rule.owner or contract.owner
+        rules.append(
+            HistoryRule(
+                name=rule.name,
+                demand=demand,
+                severity=rule.severity,
+                description=rule.description.rstrip("."),
+                remedy=f"See whether the deliveries of that day are whole and right and"
+                f" {contract.name} holds them once, and ask {owner}; if the day was odd in fact,"
+                f" say so under incidents in contracts/{contract.kind}/{contract.path.name}",
                 owner=owner,
             )
         )

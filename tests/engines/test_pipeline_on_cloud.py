@@ -48,7 +48,8 @@ WAREHOUSE_TABLES = [
     *(
         table.name
         for table in contracts_of("warehouse")
-        if table.name not in ("fct_web_event", "dim_identity", "fct_session", "web_load_ledger")
+        if table.name
+        not in ("fct_web_event", "dim_identity", "fct_session", "web_load_ledger", "metric_history")
     ),
     "profile",
 ]

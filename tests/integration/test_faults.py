@@ -34,6 +34,14 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         THIRD,
         [r | {"transaction_timestamp": (at(r) + later).isoformat()} for r in third],
     )
+    house.deliver(
+        "purchases",
+        LAST,
+        [
+            r | {"quantity": r["sales_value"], "sales_value": r["quantity"]}
+            for r in house.records("purchases", LAST)
+        ],
+    )
     house.deliver("mailings", THIRD, house.records("mailings", SECOND))
     [day] = house.files("products")
     products = house.records("products", day)
@@ -55,6 +63,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     [
         ("an hour is dropped", "lake/purchases no_busy_hour_is_missing"),
         ("prices are scaled by 100", "lake/purchases unit_price_is_sane"),
+        ("two columns are swapped", "lake/purchases no_record_was_refused"),
         ("times are of another zone", "warehouse/fct_purchase received_after_it_occurred"),
         ("a day is replayed as another", "lake/mailings no_delivery_repeats_another"),
         ("a category is blanked", "lake/products product_category_is_mostly_there"),

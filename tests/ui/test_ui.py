@@ -7,6 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
+from checks.schema import LEDGERS
 from profilehouse.contracts import contract, contracts_of
 from tests.three_days import (
     BUYERS,
@@ -17,7 +18,7 @@ from tests.three_days import (
 )
 
 SOURCES = sorted(source.name for source in contracts_of("sources"))
-STAR = sorted(table.name for table in contracts_of("warehouse") if "ledger" not in table.name)
+STAR = sorted(table.name for table in contracts_of("warehouse") if table.name not in LEDGERS)
 GROUPS = {
     "sources": SOURCES,
     "lake": sorted([*SOURCES, "events"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +293,7 @@ def message_of(folder: Path, content: object) -> str:
         (b"name: caf\xe9", "not a readable ODCS v3 contract"),
         ("{", "not a readable ODCS v3 contract"),
         ("- a list", "not a readable ODCS v3 contract"),
+        ("until: 2026-13-01", "not a readable ODCS v3 contract: month must be in 1..12"),
         (document() | {"schema": "none"}, "not a readable ODCS v3 contract"),
         (document() | {"apiVersion": "v2.2.2"}, "apiVersion is 'v2.2.2'; it must be v3.x"),
         (document() | {"schema": []}, "must hold exactly one object"),
@@ -357,6 +358,21 @@ def message_of(folder: Path, content: object) -> str:
         (
             document(customProperties=[{"property": "silences", "value": [{"rule": "r"}]}]),
             "silences: each has exactly rule, partition, reason, until",
+        ),
+        (
+            document(customProperties=[{"property": "incidents", "value": "2026-01-31"}]),
+            "incidents: must be a list",
+        ),
+        (
+            document(
+                customProperties=[
+                    {
+                        "property": "incidents",
+                        "value": [{"partition": datetime(2026, 1, 31), "reason": "Strike."}],
+                    }
+                ]
+            ),
+            "incidents: partition is datetime.datetime(2026, 1, 31, 0, 0); it must be a day as",
         ),
         (
             document(

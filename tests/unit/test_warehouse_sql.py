@@ -20,7 +20,7 @@ from profilehouse.warehouse.on_snowflake import connection_arguments, stage_stat
 from profilehouse.warehouse.sql import lineage, select_columns, translate
 
 SQL_DIR = Path(__file__).resolve().parents[2] / "assets" / "warehouse" / "sql"
-LEDGERS = ("load_ledger", "web_load_ledger")
+LEDGERS = ("load_ledger", "web_load_ledger", "metric_history")
 STAR = [c for c in contracts_of("warehouse") if c.name not in LEDGERS]
 FACTS = [c for c in STAR if c.name.startswith("fct_") and c.name != "fct_session"]
 WEB = contract("fct_web_event")

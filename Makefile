@@ -14,7 +14,7 @@ demo: $(READY) ## Build the platform on a real retailer's year, then serve the D
 	@$(BIN)/python -m platform_defs.demo
 
 test: $(READY) ## Lint, then run all tests, two files at a time
-	@$(BIN)/python -m services.browser || true
+	@$(BIN)/python -m services.debian || true
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 

@@ -1,6 +1,6 @@
 """PostgreSQL on loopback, for Dagster's storage: the server of the system's own package.
 
-It is found on PATH or where Debian puts it. As it refuses to run as root, root runs it as `nobody`.
+As it refuses to run as root, root runs it as `nobody`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,12 @@ import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from services.debian import MissingProgramError, find_postgres
 from services.process import HOST, Server, running
 
 DATABASE, USER, PASSWORD = "dagster", "dagster", "dagster-of-tests"
-_DEBIAN = Path("/usr/lib/postgresql")
 _NOBODY = "nobody"
 _SECONDS = 60
-
-
-class NoPostgresError(Exception):
-    """There is no PostgreSQL; the text says what to do."""
 
 
 class Postgres(Server):
@@ -85,12 +81,7 @@ class Postgres(Server):
 
 
 def _tools() -> Path:
-    on_path = shutil.which("initdb")
-    found = [Path(on_path).resolve().parent] if on_path else []
-    found += sorted(_DEBIAN.glob("*/bin"), key=lambda p: int(p.parent.name), reverse=True)
-    for folder in found:
-        if (folder / "initdb").exists() and (folder / "postgres").exists():
-            return folder
-    raise NoPostgresError(
-        "no PostgreSQL on this machine: install it, for example Debian's postgresql"
-    )
+    found = find_postgres()
+    if found is None:
+        raise MissingProgramError("no PostgreSQL; `python -m services.debian` installs it")
+    return found

@@ -11,6 +11,7 @@ import pytest
 
 from platform_defs.build import build_defs
 from platform_defs.schedules import DAILY_JOB
+from services.debian import find_postgres
 from services.postgres import PASSWORD, Postgres
 from tests.integration.test_alerts import CHECKS, House
 from tests.pipeline import DAYS, Installation, deliver
@@ -22,6 +23,8 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    if find_postgres() is None:
+        pytest.skip("no PostgreSQL; `python -m services.debian` installs it")
     with Postgres(tmp_path_factory.mktemp("postgres")) as started:
         yield started
 

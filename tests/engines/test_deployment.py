@@ -26,6 +26,7 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 
+from services.debian import find_postgres
 from services.postgres import DATABASE, PASSWORD, USER, Postgres
 from services.process import HOST, free_port, running
 
@@ -182,6 +183,8 @@ def eventually(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
+    if find_postgres() is None:
+        pytest.skip("no PostgreSQL; `python -m services.debian` installs it")
     with Postgres(tmp_path / "postgres") as postgres:
         made = House(tmp_path, postgres)
         made.prepare()

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from profilehouse.settings import load_settings
 from profilehouse.sources.retailer import TIMEZONE
-from services.browser import find_browser
+from services.debian import find_browser
 from services.process import HOST, free_port, running
 from tests.three_days import DAYS, deliver, run_daily_job
 
@@ -26,8 +26,8 @@ LOADING_MS = 30_000
 def executable() -> str:
     found = find_browser()
     if found is None:
-        pytest.skip("no Chromium or Chrome on PATH; `python -m services.browser` installs one")
-    return found
+        pytest.skip("no Chromium or Chrome on PATH; `python -m services.debian` installs one")
+    return str(found)
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ class Platform:
         """
         from profilehouse.warehouse import open_warehouse  # noqa: PLC0415
 
-        return open_warehouse(self.settings, self.snowflake, work)
+        return open_warehouse(self.settings, self.snowflake, work, self.aws)
 
     def profile_store(self, declaration: Declaration) -> Store:
         """The store of live profiles, folded by that declaration."""

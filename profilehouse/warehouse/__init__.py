@@ -16,13 +16,18 @@ from profilehouse.settings import Settings
 from profilehouse.warehouse.base import Warehouse
 
 if TYPE_CHECKING:
+    from boto3.session import Session
+
     from profilehouse.warehouse.on_snowflake import Connect
 
 __all__ = ["Warehouse", "open_warehouse"]
 
 
 def open_warehouse(
-    settings: Settings, connect: Connect | None = None, work: Mapping[str, str] | None = None
+    settings: Settings,
+    connect: Connect | None = None,
+    work: Mapping[str, str] | None = None,
+    aws: Session | None = None,
 ) -> AbstractContextManager[Warehouse]:
     """A connection to the warehouse of the settings, for one unit of work: `with ... as warehouse`.
 
@@ -33,6 +38,7 @@ def open_warehouse(
         connect: how to get a Snowflake connection, where somebody else configures it.
         work: what the work is for, such as run_id and asset; Snowflake's query tags and BigQuery's
             job labels say it.
+        aws: the AWS session for Snowflake's external stage, where there is one.
 
     Raises:
         ProfilehouseError: when it cannot be opened; one line with the place and the remedy.
@@ -52,4 +58,4 @@ def open_warehouse(
         return open_bigquery(settings, work)
     from profilehouse.warehouse.on_snowflake import open_snowflake  # noqa: PLC0415
 
-    return open_snowflake(settings, connect, work)
+    return open_snowflake(settings, connect, work, aws)

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
 import pyarrow as pa
 import snowflake.connector
+from pyarrow import fs
 from snowflake.connector import SnowflakeConnection
 from snowflake.connector.errors import Error, OperationalError, ProgrammingError
 
 from profilehouse.contracts import ARROW_TYPES, SQL_TYPES
 from profilehouse.errors import ProfilehouseError
 from profilehouse.settings import Settings
+from profilehouse.storage import open_folder
 from profilehouse.warehouse.base import NOT_THERE, Warehouse, plain
 from profilehouse.warehouse.sql import STAGED
+
+if TYPE_CHECKING:
+    from boto3.session import Session
 
 Connect = Callable[[], AbstractContextManager[SnowflakeConnection]]
 
@@ -35,7 +43,7 @@ NO_OBJECT = 2003
 LISTS = (5, 10)
 """Type codes of VARIANT and ARRAY, which come as JSON text; here they only hold lists."""
 URL_PARAMETERS = (
-    *("warehouse", "role", "authenticator", "statement_timeout"),
+    *("warehouse", "role", "authenticator", "statement_timeout", "storage_integration"),
     *("host", "port", "protocol"),
 )
 CREDENTIALS = {
@@ -45,6 +53,28 @@ CREDENTIALS = {
     "private_key_file_pwd": "SNOWFLAKE_PRIVATE_KEY_FILE_PWD",
 }
 """Arguments of the connector, by the environment variables that hold them."""
+
+
+EXTERNAL_FOLDER = "staging"
+"""Below the lake on S3: what an external stage hands to Snowflake, for as long as a load takes."""
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
+
+
+@dataclass(frozen=True)
+class ExternalStage:
+    """A folder on S3 that Snowflake may read with a storage integration, in place of uploads.
+
+    Attributes:
+        integration: its name in Snowflake.
+        url: the folder, `s3://BUCKET/PREFIX`.
+        filesystem: to write it with.
+        path: the folder in `filesystem`.
+    """
+
+    integration: str
+    url: str
+    filesystem: fs.FileSystem
+    path: str
 
 
 class SnowflakeWarehouse(Warehouse):
@@ -59,10 +89,15 @@ class SnowflakeWarehouse(Warehouse):
     }
 
     def __init__(
-        self, connection: SnowflakeConnection, folder: Path, work: Mapping[str, str] | None = None
+        self,
+        connection: SnowflakeConnection,
+        folder: Path,
+        work: Mapping[str, str] | None = None,
+        external: ExternalStage | None = None,
     ) -> None:
         super().__init__(folder)
         self._connection = connection
+        self._external = external
         tag = {"application": "profilehouse", **(work or {})}
         self._tagged = {"QUERY_TAG": msgspec.json.encode(tag).decode()}
 
@@ -91,12 +126,52 @@ class SnowflakeWarehouse(Warehouse):
             return rows
 
     def _stage(self, file: Path, schema: pa.Schema) -> None:
-        for statement in stage_statements(file, schema):
-            self._run(statement, ())
+        if self._external is None:
+            for statement in stage_statements(file, schema):
+                self._run(statement, ())
+            return
+        there, name = self._external, f"{uuid.uuid4().hex}.parquet"
+        path = f"{there.path}/{name}"
+        fs.copy_files(
+            str(file),
+            path,
+            source_filesystem=fs.LocalFileSystem(),
+            destination_filesystem=there.filesystem,
+        )
+        try:
+            for statement in external_stage_statements(there, name, schema):
+                self._run(statement, ())
+        finally:
+            there.filesystem.delete_file(path)
 
 
 def stage_statements(file: Path, schema: pa.Schema) -> tuple[str, str, str]:
-    """The temporary table `staged`, the upload into its own stage and the bulk load from there.
+    """The temporary table `staged`, the upload into its own stage and the bulk load from there."""
+    path = str(file).replace("\\", "\\\\").replace("'", "\\'")
+    create, copy = _load_statements(f"@%{STAGED}", schema)
+    return (
+        create,
+        f"PUT 'file://{path}' @%{STAGED} AUTO_COMPRESS = FALSE OVERWRITE = TRUE",
+        f"{copy} PURGE = TRUE",
+    )
+
+
+def external_stage_statements(
+    stage: ExternalStage, name: str, schema: pa.Schema
+) -> tuple[str, str, str]:
+    """The temporary table `staged`, a temporary stage on S3 and the bulk load of a file in it."""
+    create, copy = _load_statements(f"@{STAGED}_files/{name}", schema)
+    url = stage.url.replace("\\", "\\\\").replace("'", "\\'")
+    return (
+        create,
+        f"CREATE TEMPORARY STAGE IF NOT EXISTS {STAGED}_files URL = '{url}/'"
+        f" STORAGE_INTEGRATION = {stage.integration}",
+        copy,
+    )
+
+
+def _load_statements(source: str, schema: pa.Schema) -> tuple[str, str]:
+    """The temporary table `staged`, and its bulk load.
 
     The columns are picked by name out of the Parquet file, times as what they are
     (USE_LOGICAL_TYPE) instead of as numbers.
@@ -105,14 +180,34 @@ def stage_statements(file: Path, schema: pa.Schema) -> tuple[str, str, str]:
     columns = ", ".join(f"{name} {kind}" for name, kind in types)
     names = ", ".join(name for name, _ in types)
     picked = ", ".join(f"$1:{name}::{kind}" for name, kind in types)
-    path = str(file).replace("\\", "\\\\").replace("'", "\\'")
     return (
         f"CREATE OR REPLACE TEMPORARY TABLE {STAGED} ({columns})",
-        f"PUT 'file://{path}' @%{STAGED} AUTO_COMPRESS = FALSE OVERWRITE = TRUE",
-        f"COPY INTO {STAGED} ({names}) FROM (SELECT {picked} FROM @%{STAGED})"  # noqa: S608
-        " FILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE)"
-        " ON_ERROR = ABORT_STATEMENT PURGE = TRUE",
+        f"COPY INTO {STAGED} ({names}) FROM (SELECT {picked} FROM {source})"  # noqa: S608
+        " FILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE) ON_ERROR = ABORT_STATEMENT",
     )
+
+
+def _external_stage(settings: Settings, aws: Session | None) -> ExternalStage | None:
+    """The stage that the settings name.
+
+    Raises:
+        ProfilehouseError: where it cannot be one.
+    """
+    integration = dict(parse_qsl(settings.warehouse_url.query)).get("storage_integration")
+    if integration is None:
+        return None
+    if not _NAME.fullmatch(integration):
+        raise ProfilehouseError(
+            f"PROFILEHOUSE_WAREHOUSE: storage_integration is {integration!r}; it must be the name"
+            " of an integration, letters, digits and _"
+        )
+    if not settings.lake.startswith("s3://"):
+        raise ProfilehouseError(
+            "PROFILEHOUSE_WAREHOUSE names a storage_integration, but PROFILEHOUSE_LAKE is not on"
+            " S3, where Snowflake would read: put the lake there, or leave the parameter out"
+        )
+    url = f"{settings.lake.rstrip('/')}/{EXTERNAL_FOLDER}"
+    return ExternalStage(integration, url, *open_folder(url, aws))
 
 
 def connection_arguments(settings: Settings) -> dict[str, Any]:
@@ -134,6 +229,7 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
     several = [CREDENTIALS[k] for k in credentials if k != "private_key_file_pwd"]
     if len(several) > 1:
         raise ProfilehouseError(f"{' and '.join(several)} are both set: unset one of them")
+    options.pop("storage_integration", None)
     seconds = options.pop("statement_timeout", str(STATEMENT_SECONDS))
     if not seconds.isdecimal() or not int(seconds):
         raise ProfilehouseError(
@@ -162,7 +258,10 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
 
 @contextmanager
 def open_snowflake(
-    settings: Settings, connect: Connect | None = None, work: Mapping[str, str] | None = None
+    settings: Settings,
+    connect: Connect | None = None,
+    work: Mapping[str, str] | None = None,
+    aws: Session | None = None,
 ) -> Iterator[SnowflakeWarehouse]:
     """One connection, closed in the end.
 
@@ -170,12 +269,15 @@ def open_snowflake(
         settings: its warehouse URL says where to connect, also in error texts.
         connect: gives the connection instead, made with paramstyle="qmark".
         work: what it is for, put into the tag of every query.
+        aws: the session to write the external stage with, where the settings name one.
 
     Raises:
         ProfilehouseError: when Snowflake cannot be reached within the login timeout, refuses the
-            login, lacks the database, schema or a privilege, or when the network fails later on.
+            login, lacks the database, schema or a privilege, when the network fails later on, or
+            when the settings name an external stage that cannot be one.
     """
     place = _place(settings)
+    external = _external_stage(settings, aws)
     with ExitStack() as stack:
         try:
             connection = stack.enter_context(connect() if connect else _login(settings))
@@ -187,7 +289,7 @@ def open_snowflake(
         try:
             _check(connection, place)
             folder = stack.enter_context(TemporaryDirectory(prefix="profilehouse-"))
-            yield SnowflakeWarehouse(connection, Path(folder), work)
+            yield SnowflakeWarehouse(connection, Path(folder), work, external)
         except BaseException as error:
             connection.close()
             if isinstance(error, OperationalError) or getattr(error, "errno", None) in NO_ACCESS:

@@ -7,18 +7,22 @@ are optional). There each test works in a schema of its own, which it drops.
 
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlencode
 from uuid import uuid4
 
 import pytest
 import snowflake.connector
+from boto3.session import Session
 from dagster_snowflake import SnowflakeResource
 from snowflake.connector import SnowflakeConnection
 
@@ -30,6 +34,7 @@ from profilehouse.warehouse import open_warehouse
 from profilehouse.warehouse.load import load_fact
 from profilehouse.warehouse.on_snowflake import connection_arguments
 from services.fakesnow import FakesnowServer, fakesnow_server
+from services.moto import REGION, credentials, moto_server
 
 pytest.register_assert_rewrite("tests.warehouse_suite", "tests.session_suite")
 from tests.integration.test_questions import questions  # noqa: E402
@@ -187,6 +192,94 @@ def test_rows_come_by_copy_and_only_dml_runs_in_the_transaction(emulated: Settin
     assert fact.endswith("CLUSTER BY (occurred_on, user_key)")
     [inserted] = [text for text in statements if text.startswith("INSERT")]
     assert inserted.startswith("INSERT INTO load_ledger")
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of an empty one, on moto's S3."""
+    with moto_server(tmp_path) as endpoint:
+        for name, value in credentials(endpoint).items():
+            monkeypatch.setenv(name, value)
+        Session().client("s3").create_bucket(
+            Bucket="house", CreateBucketConfiguration={"LocationConstraint": REGION}
+        )
+        yield "house"
+
+
+class OnS3(SnowflakeConnection):
+    """Does what the emulator cannot: its temporary stage is a folder on S3, read at the COPY."""
+
+    stages: list[str]
+    copied: list[str]
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        cursor = super().cursor(*args, **kwargs)
+        execute = cursor.execute
+
+        def run(command: str, *args: Any, **kwargs: Any) -> Any:
+            if command.startswith("CREATE TEMPORARY STAGE"):
+                self.stages.append(command)
+                return cursor
+            if at := re.search(r"@staged_files/(\S+)\)", command):
+                self.copied.append(at[1])
+                objects = Session().client("s3")
+                with TemporaryDirectory() as folder:
+                    file = f"{folder}/{at[1]}"
+                    objects.download_file("house", f"lake/staging/{at[1]}", file)
+                    execute(f"PUT 'file://{file}' @%staged AUTO_COMPRESS = FALSE")
+                command = command.replace(at[0], "@%staged)")
+            return execute(command, *args, **kwargs)
+
+        cursor.execute = run
+        return cursor
+
+
+def test_rows_come_through_the_lake_s_bucket_where_an_integration_is_named(
+    emulated: Settings, bucket: str
+) -> None:
+    settings = load_settings(
+        warehouse=f"{emulated.warehouse}&storage_integration=LAKE",
+        lake=f"s3://{bucket}/lake",
+        catalog="glue:",
+    )
+    stages: list[str] = []
+    copied: list[str] = []
+
+    @contextmanager
+    def connect() -> Iterator[SnowflakeConnection]:
+        with OnS3(**connection_arguments(settings)) as connection:
+            connection.stages, connection.copied = stages, copied
+            yield connection
+
+    lake = events()
+    lake.deliver(DAY_1, purchase(1), purchase(2))
+    with open_warehouse(settings, connect) as warehouse:
+        lake.load(load_fact, warehouse, PURCHASES)
+        assert ledger_of(warehouse, PURCHASES) == {DAY_1: 2}
+    assert stages == [
+        "CREATE TEMPORARY STAGE IF NOT EXISTS staged_files URL = 's3://house/lake/staging/'"
+        " STORAGE_INTEGRATION = LAKE"
+    ]
+    assert len(copied) == 1
+    left = Session().client("s3").list_objects_v2(Bucket=bucket).get("Contents", [])
+    assert not [one["Key"] for one in left if one["Size"]]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "lake", "said"),
+    [
+        ("LAKE; DROP TABLE x", "s3://house/lake", "must be the name of an integration"),
+        ("LAKE", "data/lake", "PROFILEHOUSE_LAKE is not on S3"),
+    ],
+)
+def test_an_integration_that_cannot_be_used_is_refused_with_the_remedy(
+    emulated: Settings, parameter: str, lake: str, said: str
+) -> None:
+    url = f"{emulated.warehouse}&{urlencode({'storage_integration': parameter})}"
+    catalog = "glue:" if lake.startswith("s3:") else "sqlite:"
+    settings = load_settings(warehouse=url, lake=lake, catalog=catalog)
+    with pytest.raises(ProfilehouseError, match=said), open_warehouse(settings):
+        pass
 
 
 def test_every_documented_question_can_be_asked(emulated: Settings) -> None:

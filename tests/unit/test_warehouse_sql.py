@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import sqlglot
+from pyarrow import fs
 from sqlglot import exp
 
 from profilehouse import warehouse
@@ -16,7 +17,12 @@ from profilehouse.settings import load_settings
 from profilehouse.warehouse import statements
 from profilehouse.warehouse.migration import difference
 from profilehouse.warehouse.on_bigquery import labels, with_values
-from profilehouse.warehouse.on_snowflake import connection_arguments, stage_statements
+from profilehouse.warehouse.on_snowflake import (
+    ExternalStage,
+    connection_arguments,
+    external_stage_statements,
+    stage_statements,
+)
 from profilehouse.warehouse.sql import lineage, select_columns, translate
 
 SQL_DIR = Path(__file__).resolve().parents[2] / "assets" / "warehouse" / "sql"
@@ -122,6 +128,22 @@ def test_rows_are_staged_by_one_bulk_copy_of_a_parquet_file() -> None:
         " $1:at::TIMESTAMP_NTZ(6), $1:day::DATE FROM @%staged)"
         " FILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE)"
         " ON_ERROR = ABORT_STATEMENT PURGE = TRUE"
+    )
+
+
+def test_a_file_on_s3_is_copied_through_a_temporary_stage_with_the_named_integration() -> None:
+    schema = pa.schema([("user_id", pa.string()), ("day", pa.date32())])
+    stage = ExternalStage("LAKE", "s3://it's/lake/staging", fs.LocalFileSystem(), "")
+    create, made, copy = external_stage_statements(stage, "ab12.parquet", schema)
+    assert create == "CREATE OR REPLACE TEMPORARY TABLE staged (user_id VARCHAR, day DATE)"
+    assert made == (
+        "CREATE TEMPORARY STAGE IF NOT EXISTS staged_files URL = 's3://it\\'s/lake/staging/'"
+        " STORAGE_INTEGRATION = LAKE"
+    )
+    assert copy == (
+        "COPY INTO staged (user_id, day) FROM (SELECT $1:user_id::VARCHAR, $1:day::DATE"
+        " FROM @staged_files/ab12.parquet)"
+        " FILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE) ON_ERROR = ABORT_STATEMENT"
     )
 
 

@@ -1,9 +1,10 @@
 """The warehouse measured: `python -m benchmarks.warehouse [--engine E] [--events N]`.
 
 Loads drawn web events into fct_web_event, then a fresh batch, then late ones, each time with
-dim_identity and fct_session brought up to date; and asks for a day and for a user. Prints a table
-and writes warehouse-ENGINE.json into data/benchmarks. Emulators show that it works and what
-memory it takes, not what the real engines need.
+dim_identity and fct_session brought up to date; and asks for a day and for a user. On DuckDB it
+also tells how much of the fact each order on disk lets a question skip. Prints tables and writes
+warehouse-ENGINE.json into data/benchmarks. Emulators show that it works and what memory it takes,
+not what the real engines need.
 """
 
 from __future__ import annotations
@@ -39,6 +40,17 @@ BATCH = 100_000
 IN_A_VISIT = 8
 """Events of a visit, one a minute; every fourth visit has a login."""
 DAYS = 60
+LAYOUTS = {
+    "as loaded": "",
+    "by the contract's clusterBy": f"ORDER BY {', '.join(contract(FACT).cluster_by)}",
+    "by user_id": "ORDER BY user_id",
+    "in no order": "ORDER BY RANDOM()",
+}
+QUESTIONS = {
+    "a day": "occurred_on = DATE '2026-02-01'",
+    "a day's purchases": "occurred_on = DATE '2026-02-01' AND event_type = 'purchase'",
+    "a user": "user_id = 'u77'",
+}
 _START = np.datetime64("2026-01-01", "us")
 _KINDS = np.array(["page_view"] * 5 + ["click", "add_to_cart", "purchase"])
 
@@ -119,6 +131,28 @@ def measure(warehouse: Warehouse, total: int) -> Iterator[tuple[str, float]]:
     yield "count a user's events", timed(lambda: warehouse.query(user))
 
 
+def skipped(file: Path) -> Iterator[tuple[str, str, int, int, float]]:
+    """(layout, question, row groups read, row groups there are, seconds) of copies of the fact."""
+    import duckdb  # noqa: PLC0415
+
+    with duckdb.connect(str(file)) as connection:
+        for layout, order in LAYOUTS.items():
+            connection.execute(f"CREATE OR REPLACE TABLE copied AS FROM {FACT} {order}")
+            for question, where in QUESTIONS.items():
+                asked = f"SELECT SUM(value_cents), COUNT(*) FROM copied WHERE {where}"
+                connection.execute(asked).fetchall()
+                seconds = timed(lambda text=asked: connection.execute(text).fetchall())  # type: ignore[misc]
+                plan = connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {asked}").fetchall()
+                told = json.loads(plan[0][1])["query"]
+                yield (
+                    layout,
+                    question,
+                    told["total_row_groups_scanned"],
+                    told["total_row_groups_to_scan"],
+                    seconds,
+                )
+
+
 def timed(work: Callable[[], object]) -> float:
     """Seconds that a call takes."""
     began = time.perf_counter()
@@ -160,19 +194,32 @@ def main() -> None:
     table.add_column("")
     table.add_column("seconds", justify="right")
     seconds = {}
+    layouts = Table(title="Row groups read, of all, by order on disk", title_justify="left")
+    for column in ("rows lie", "asked for", "read", "of", "seconds"):
+        layouts.add_column(column)
+    read = []
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="benchmark-"))
         place = url(given.engine, folder, stack)
-        warehouse = stack.enter_context(open_warehouse(load_settings(warehouse=place)))
-        for what, took in measure(warehouse, total):
-            seconds[what] = round(took, 3)
-            table.add_row(what, f"{took:.2f}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        with open_warehouse(load_settings(warehouse=place)) as warehouse:
+            for what, took in measure(warehouse, total):
+                seconds[what] = round(took, 3)
+                table.add_row(what, f"{took:.2f}")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        if given.engine == "duckdb":
+            for *texts, took in skipped(Path(place.removeprefix("duckdb:"))):
+                read.append((*texts, round(took, 4)))
+                layouts.add_row(*map(str, texts), f"{took:.4f}")
     Console().print(table)
-    Console().print(f"Highest memory of this process: {peak:,} MiB")
+    Console().print(f"Highest memory of this process while loading: {peak:,} MiB")
+    if read:
+        Console().print(layouts)
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"warehouse-{given.engine}.json").write_text(
-        json.dumps({"events": total, "seconds": seconds, "peak_mib": peak}, indent=2) + "\n",
+        json.dumps(
+            {"events": total, "seconds": seconds, "peak_mib": peak, "row_groups": read}, indent=2
+        )
+        + "\n",
         "utf-8",
     )
 

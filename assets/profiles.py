@@ -43,7 +43,7 @@ def _profile_table() -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[None]:
         as_of = newest_event_day(platform.lake(), platform.settings.zone)
         sql = profile_sql(declaration, as_of)
-        with platform.warehouse(work_of(context)) as warehouse:
+        with platform.at_work(**work_of(context)).warehouse() as warehouse:
             report = load_derived(warehouse, table, sql, FACTS, as_of)
         columns = {fact: [c.name for c in contract(fact).columns] for fact in FACTS}
         return dg.MaterializeResult(

@@ -9,6 +9,7 @@ import dagster as dg
 
 from profilehouse.contracts import Severity
 from profilehouse.errors import ProfilehouseError
+from profilehouse.platform import Platform
 from profilehouse.profiles.agreement import Agreement
 from profilehouse.quality.result import CheckResult, sample_of
 from profilehouse.quality.rules import DatasetRule, HistoryRule, Rule
@@ -47,7 +48,8 @@ def asset_checks(
 ) -> Callable[[Callable[..., Iterator[dg.AssetCheckResult]]], dg.AssetChecksDefinition]:
     """A step that runs checks, each of which says something: one that is silent or crashes fails.
 
-    Dagster leaves a check that yields nothing as it was, which looks like a pass.
+    Dagster leaves a check that yields nothing as it was, which looks like a pass. The platform that
+    a check gets says what it works for.
 
     Args:
         specs: of the checks.
@@ -62,8 +64,14 @@ def asset_checks(
         def each_says_something(*args: Any, **kwargs: Any) -> Iterator[dg.AssetCheckResult]:
             silent = dict.fromkeys((spec.asset_key, spec.name) for spec in specs)
             problem: Exception = ProfilehouseError("it said nothing; mend the check")
+            run = dg.AssetCheckExecutionContext.get().run
+            at_work = {
+                key: value.at_work(run_id=run.run_id, checks=name)
+                for key, value in kwargs.items()
+                if isinstance(value, Platform)
+            }
             try:
-                for result in check(*args, **kwargs):
+                for result in check(*args, **kwargs | at_work):
                     if result.asset_key and result.check_name:
                         silent.pop((result.asset_key, result.check_name), None)
                     yield result

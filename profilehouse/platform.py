@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from profilehouse.settings import Settings
@@ -31,11 +31,20 @@ class Platform:
         settings: where the parts are.
         aws: the AWS session to use; by default the one the environment describes.
         snowflake: opens a Snowflake connection; by default one from the settings.
+        work: what the parts are opened for; see `at_work`.
     """
 
     settings: Settings
     aws: Session | None = None
     snowflake: Callable[[], AbstractContextManager[Any]] | None = None
+    work: Mapping[str, str] = field(default_factory=dict)
+
+    def at_work(self, **work: str) -> Platform:
+        """This platform, opened for something such as run_id and asset.
+
+        The warehouse's own history of queries says it.
+        """
+        return replace(self, work=work)
 
     def sources(self) -> Folder:
         """Where the sources deliver."""
@@ -56,15 +65,11 @@ class Platform:
 
         return open_lake(self.settings, self.aws)
 
-    def warehouse(self, work: Mapping[str, str] | None = None) -> AbstractContextManager[Warehouse]:
-        """A connection to the warehouse for one unit of work; keep it short.
-
-        Args:
-            work: what it is for, such as run_id and asset, for the warehouse's own history.
-        """
+    def warehouse(self) -> AbstractContextManager[Warehouse]:
+        """A connection to the warehouse for one unit of work; keep it short."""
         from profilehouse.warehouse import open_warehouse  # noqa: PLC0415
 
-        return open_warehouse(self.settings, self.snowflake, work, self.aws)
+        return open_warehouse(self.settings, self.snowflake, self.work, self.aws)
 
     def profile_store(self, declaration: Declaration) -> Store:
         """The store of live profiles, folded by that declaration."""

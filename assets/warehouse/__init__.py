@@ -100,7 +100,7 @@ def _fact(
     ) -> dg.MaterializeResult[None]:
         days = days_of(context)
         lake = platform.lake()
-        with platform.warehouse(work_of(context)) as warehouse:
+        with platform.at_work(**work_of(context)).warehouse() as warehouse:
             report = load_fact(
                 warehouse,
                 contract(table),
@@ -136,7 +136,7 @@ def _feed_table(
     ) -> dg.MaterializeResult[None]:
         days = days_of(context)
         lake = platform.lake()
-        with platform.warehouse(work_of(context)) as warehouse:
+        with platform.at_work(**work_of(context)).warehouse() as warehouse:
             report = load_fact(
                 warehouse,
                 table,
@@ -163,7 +163,7 @@ def _fct_web_event() -> dg.AssetsDefinition:
         """The positions that the run's tag plans; without one, all that the lake has more."""
         lake = platform.lake()
         text = context.run.tags.get(PLAN_TAG)
-        with platform.warehouse(work_of(context)) as warehouse:
+        with platform.at_work(**work_of(context)).warehouse() as warehouse:
             plan = _held(lake, Plan.parse(text)) if text else _rest(lake, warehouse)
             report = load_ranges(
                 warehouse,
@@ -187,7 +187,7 @@ def _dim_identity() -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> dg.MaterializeResult[None]:
         """The visits that have new events; all where the SQL changed or a row was replaced."""
-        with platform.warehouse(work_of(context)) as warehouse:
+        with platform.at_work(**work_of(context)).warehouse() as warehouse:
             report = load_identity(warehouse, contract(IDENTITY), sql)
         return dg.MaterializeResult(metadata=_derived_metadata(report, sql) | told(warehouse))
 
@@ -202,7 +202,7 @@ def _fct_session() -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> dg.MaterializeResult[None]:
         """The sessions that new events touch; all where the SQL changed or a row was replaced."""
-        with platform.warehouse(work_of(context)) as warehouse:
+        with platform.at_work(**work_of(context)).warehouse() as warehouse:
             report = load_sessions(warehouse, contract(SESSIONS), sql)
         return dg.MaterializeResult(metadata=_derived_metadata(report, sql) | told(warehouse))
 
@@ -233,7 +233,7 @@ def _dim_user() -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> dg.MaterializeResult[None]:
         lake = platform.lake()
-        with platform.warehouse(work_of(context)) as warehouse:
+        with platform.at_work(**work_of(context)).warehouse() as warehouse:
             report = load_history(
                 warehouse,
                 contract(table),
@@ -258,7 +258,7 @@ def _dimension(table: str, source_name: str) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> dg.MaterializeResult[None]:
         lake = platform.lake()
-        with platform.warehouse(work_of(context)) as warehouse:
+        with platform.at_work(**work_of(context)).warehouse() as warehouse:
             report = load_dimension(
                 warehouse,
                 contract(table),
@@ -285,7 +285,7 @@ def _dim_date() -> dg.AssetsDefinition:
         first_day = platform.settings.first_day
         lake = platform.lake()
         newest = max([*delivered(lake, "events"), *lake.days(WEB_EVENTS)], default=first_day)
-        with platform.warehouse(work_of(context)) as warehouse:
+        with platform.at_work(**work_of(context)).warehouse() as warehouse:
             report = load_calendar(
                 warehouse,
                 contract("dim_date"),

@@ -316,7 +316,7 @@ def test_every_file_of_sql_belongs_to_the_asset_of_its_name() -> None:
 
 def test_steps_that_open_the_warehouse_and_no_others_are_in_its_pool() -> None:
     opening = {
-        step.op.name: "platform.warehouse(" in inspect.getsource(step.op.compute_fn.decorated_fn)  # type: ignore[union-attr]
+        step.op.name: ".warehouse(" in inspect.getsource(step.op.compute_fn.decorated_fn)  # type: ignore[union-attr]
         for step in steps()
     }
     assert sum(opening.values()) > 10

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from profilehouse.platform import Platform
 from profilehouse.profiles.serving import read_profile
 from profilehouse.profiles.store import open_store
 from profilehouse.profiles.store.cassandra import ROW_LIMIT, Cassandra
+from profilehouse.profiles.store.remote import Pointer
 from profilehouse.settings import load_settings
 from profilehouse.stream.status import read_statuses
 from services.cassandra import CassandraNode
@@ -54,6 +58,36 @@ def test_a_keyspace_that_is_missing_is_named_with_the_remedy(server: CassandraNo
         ),
     ):
         store.get("7")
+
+
+def test_processes_that_start_while_the_control_table_is_made_wait_for_it(url: str) -> None:
+    first = Pointer(), Pointer(1, 1)
+    made, looked = threading.Event(), threading.Barrier(4)
+
+    def look() -> list[Pointer]:
+        with closing(Cassandra(url)) as one:
+            seen = [one.pointer()]
+            looked.wait(30)
+            while not made.is_set():
+                seen.append(one.pointer())
+        with closing(Cassandra(url)) as another:
+            return [*seen, another.pointer()]
+
+    def make() -> bool:
+        with closing(Cassandra(url)) as one:
+            one.pointer()
+            looked.wait(30)
+            return one.move_pointer(*first)
+
+    with ThreadPoolExecutor(4) as threads:
+        makers = [threads.submit(make) for _ in range(2)]
+        lookers = [threads.submit(look) for _ in range(2)]
+        won = [maker.result(60) for maker in makers]
+        made.set()
+        seen = [looker.result(60) for looker in lookers]
+    assert sorted(won) == [False, True]
+    assert {pointer for each in seen for pointer in each} <= set(first)
+    assert [each[-1] for each in seen] == [first[1]] * 2
 
 
 def test_what_cannot_be_reached_is_one_line_with_the_remedy() -> None:

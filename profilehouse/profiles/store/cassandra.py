@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib.util import find_spec
 from itertools import islice
+from time import monotonic, sleep
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,6 +36,8 @@ REQUESTS_AT_ONCE = 64
 CONNECT_SECONDS = 10
 REQUEST_SECONDS = 15
 RECONNECT_SECONDS = 2
+_BEING_MADE = ("does not exist", "Unknown CF")
+"""What Cassandra says of a table that it lists already and does not have yet."""
 
 _PORT = 9042
 _CONTROL_NAME = "profile_control"
@@ -268,6 +271,20 @@ class Cassandra:
             self._prepared[statement] = self._session.prepare(statement)
         return self._prepared[statement]
 
+    def _prepare_control(self, statement: str) -> Any:
+        """A statement on the control table. While that is made, it is listed before it is there."""
+        from cassandra import InvalidRequest  # noqa: PLC0415
+        from cassandra.cluster import NoHostAvailable  # noqa: PLC0415
+
+        given_up = monotonic() + CONNECT_SECONDS
+        while True:
+            try:
+                return self._prepare(statement)
+            except (InvalidRequest, NoHostAvailable) as error:
+                if not any(text in str(error) for text in _BEING_MADE) or monotonic() > given_up:
+                    raise
+            sleep(0.02)
+
     @property
     def _control_table(self) -> str:
         return f"{self._keyspace}.{_CONTROL_NAME}"
@@ -287,12 +304,12 @@ class Cassandra:
         with self._explained():
             if statement not in self._prepared and _CONTROL_NAME not in self._tables():
                 return None
-            return self._session.execute(self._prepare(statement), (generation,)).one()
+            return self._session.execute(self._prepare_control(statement), (generation,)).one()
 
     def _holds(self, statement: str, values: tuple[Any, ...]) -> bool:
-        """Execute a conditional statement; whether its condition held."""
+        """Execute a conditional statement on the control table; whether its condition held."""
         with self._explained():
-            answer = self._session.execute(self._prepare(statement), values)
+            answer = self._session.execute(self._prepare_control(statement), values)
             return bool(answer.was_applied)
 
     def _all(

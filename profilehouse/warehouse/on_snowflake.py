@@ -98,8 +98,7 @@ class SnowflakeWarehouse(Warehouse):
         super().__init__(folder)
         self._connection = connection
         self._external = external
-        tag = {"application": "profilehouse", **(work or {})}
-        self._tagged = {"QUERY_TAG": msgspec.json.encode(tag).decode()}
+        self._tagged = {"QUERY_TAG": _tag(work or {})}
 
     def _run(self, sql: str, params: Sequence[Any]) -> None:
         with self._connection.cursor() as cursor:
@@ -247,7 +246,7 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
         "login_timeout": LOGIN_SECONDS,
         "network_timeout": STATEMENT_SECONDS,
         "session_parameters": {
-            "QUERY_TAG": "profilehouse",
+            "QUERY_TAG": _tag({}),
             "STATEMENT_TIMEOUT_IN_SECONDS": int(seconds),
             "TIMEZONE": "UTC",
         },
@@ -321,6 +320,10 @@ def _check(connection: SnowflakeConnection, place: str) -> None:
 def _lists(texts: pa.ChunkedArray) -> pa.Array:
     values = [None if text is None else msgspec.json.decode(text) for text in texts.to_pylist()]
     return pa.array(values, ARROW_TYPES["array"])
+
+
+def _tag(work: Mapping[str, str]) -> str:
+    return msgspec.json.encode({"application": "profilehouse", **work}).decode()
 
 
 def _place(settings: Settings) -> str:

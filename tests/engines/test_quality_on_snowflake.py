@@ -146,4 +146,7 @@ def test_great_expectations_logs_in_by_key_pair_as_the_warehouse_does(
         "SnowflakeSQLAlchemy",
     }
     assert all(login["TOKEN"] and "PASSWORD" not in login for login in logins)
-    assert all(login["SESSION_PARAMETERS"]["QUERY_TAG"] == "profilehouse" for login in logins)
+    assert all(
+        login["SESSION_PARAMETERS"]["QUERY_TAG"] == '{"application":"profilehouse"}'
+        for login in logins
+    )

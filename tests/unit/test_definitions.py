@@ -627,7 +627,7 @@ def test_the_url_of_snowflake_becomes_dagsters_resource(on_snowflake: Settings) 
     }
     further = resource.additional_snowflake_connection_args or {}
     assert further["host"] == "h.test"
-    assert further["session_parameters"]["QUERY_TAG"] == "profilehouse"
+    assert further["session_parameters"]["QUERY_TAG"] == '{"application":"profilehouse"}'
     assert resource.process_config_and_initialize().password == "never shown"
 
 

@@ -68,10 +68,12 @@ _PASSING = frozenset(
         KafkaError.OFFSET_NOT_AVAILABLE,
         KafkaError.REQUEST_TIMED_OUT,
         KafkaError._MAX_POLL_EXCEEDED,
+        KafkaError._NOENT,
         KafkaError._TRANSPORT,
     }
 )
-"""Errors that end by themselves: elections, restarts, and a reader that paused too long."""
+"""Errors that end by themselves: elections, restarts, and a reader that paused too long. _NOENT
+is what a client says of partitions that have no leader at the moment."""
 
 
 class KafkaLog(Closing):

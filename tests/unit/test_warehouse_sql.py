@@ -28,6 +28,7 @@ from profilehouse.warehouse.sql import lineage, select_columns, translate
 SQL_DIR = Path(__file__).resolve().parents[2] / "assets" / "warehouse" / "sql"
 LEDGERS = ("load_ledger", "web_load_ledger", "metric_history")
 STAR = [c for c in contracts_of("warehouse") if c.name not in LEDGERS]
+FEEDS = contracts_of("feed_tables")
 FACTS = [c for c in STAR if c.name.startswith("fct_") and c.name != "fct_session"]
 WEB = contract("fct_web_event")
 
@@ -52,15 +53,16 @@ def by_name(table: Contract) -> str:
 
 
 def test_every_table_of_the_star_has_its_sql_and_no_sql_is_without_table() -> None:
-    assert {path.stem for path in SQL_DIR.glob("*.sql")} == {table.name for table in STAR}
+    tables = {table.name for table in (*STAR, *FEEDS)}
+    assert {path.stem for path in SQL_DIR.glob("*.sql")} == tables
 
 
-@pytest.mark.parametrize("table", STAR, ids=by_name)
+@pytest.mark.parametrize("table", [*STAR, *FEEDS], ids=by_name)
 def test_a_file_yields_the_contracts_columns_in_their_order(table: Contract) -> None:
     assert select_columns(sql_of(table.name)) == tuple(c.name for c in table.columns)
 
 
-@pytest.mark.parametrize("table", STAR, ids=by_name)
+@pytest.mark.parametrize("table", [*STAR, *FEEDS], ids=by_name)
 def test_a_file_reads_nothing_but_what_was_staged(table: Contract) -> None:
     assert {origin for inputs in lineage(sql_of(table.name)).values() for origin, _ in inputs} == {
         "staged"

@@ -8,19 +8,27 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
+import pytest
+
 from profilehouse.events.web import DEAD_LETTERS, EVENTS
 from profilehouse.platform import Platform
 from profilehouse.profiles.features import load_declaration
 from profilehouse.settings import load_settings
 from profilehouse.stream.process import LiveProcess, Options
 from profilehouse.stream.spark_driver import SparkProcess, local_session
-from services.kafka import kafka_broker
+from services.dynamodb import REGION, DynamoDbLocal, credentials
+from services.kafka import KafkaBroker
 
 SECONDS = 120
 
 
-def test_both_engines_make_the_same_profiles_byte_by_byte(tmp_path: Path) -> None:
-    with kafka_broker(tmp_path / "kafka") as broker:
+def test_both_engines_make_the_same_profiles_byte_by_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with KafkaBroker(tmp_path / "kafka") as broker, DynamoDbLocal(tmp_path / "dynamodb") as server:
+        for name, value in credentials(server.endpoint).items():
+            monkeypatch.setenv(name, value)
         broker.create_topic("web", 2)
         one, spark = (platform(tmp_path / name, broker.url("web")) for name in ("one", "spark"))
         with one.log() as log, log.producer() as producer:
@@ -37,9 +45,16 @@ def test_both_engines_make_the_same_profiles_byte_by_byte(tmp_path: Path) -> Non
         finally:
             session.stop()
         with one.profile_store(declaration) as left, spark.profile_store(declaration) as right:
-            assert dict(left.items()) == dict(right.items())
-            assert len(list(right.items())) == 17
-        assert [spark.lake().read(name).num_rows for name in (EVENTS, DEAD_LETTERS)] == [495, 5]
+            rows = dict(right.items())
+            assert rows == dict(left.items())
+            assert len(rows) == 17
+        for name, count in {EVENTS: 495, DEAD_LETTERS: 5}.items():
+            assert in_lake(spark, name) == in_lake(one, name)
+            assert in_lake(spark, name).num_rows == count
+
+
+def in_lake(where: Platform, name: str) -> pa.Table:
+    return where.lake().read(name).sort_by([("log_partition", "ascending"), ("log_offset", "ascending")])
 
 
 def platform(folder: Path, log: str) -> Platform:
@@ -48,7 +63,7 @@ def platform(folder: Path, log: str) -> Platform:
         load_settings(
             log=log,
             lake=str(folder / "lake"),
-            profiles=f"lmdb:{folder / 'profiles'}",
+            profiles=f"dynamodb://{REGION}/{folder.name}",
             status=str(folder / "status"),
         )
     )

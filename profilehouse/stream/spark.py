@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from profilehouse.errors import StaleWriter
 from profilehouse.events.web import DEAD_LETTERS, EVENTS, decode
 from profilehouse.log import Batch
 from profilehouse.profiles.features import Declaration
@@ -67,11 +68,12 @@ class Outcome:
         partition: of the log.
         first: offset of the first record it was given.
         end: offset after the last.
-        behind: where the lowest sink stands (None: nowhere) and `first` is not next: nothing was
-            written.
+        is_behind: whether the driver has to run the partition again: a sink lacks records before
+            `first`, or another writer came between. Profiles may be written, no file is.
+        behind: where the lowest sink stands then; None for nowhere.
         files: the lake's data files, by table; not committed.
         counts: of the profiles.
-        refused: dead letters.
+        refused: dead letters that the lake did not hold yet.
     """
 
     partition: int
@@ -110,6 +112,8 @@ def run_batch(
             return done
         for outcome in late:
             start = outcome.behind or 0
+            if start >= outcome.first:
+                continue  # another writer was faster; the next round skips what it wrote
             missing = between(outcome.partition, outcome.behind, outcome.first)
             found = _run(missing, task({**covered, outcome.partition: start}))
             commit([each for each in found if not each.is_behind])
@@ -145,7 +149,7 @@ def write_partition(batches: Iterable[pa.RecordBatch], task: Task) -> Outcome | 
             sink.positions.get(partition),
             *(task.lake[table].get(partition) for table in TABLES),
         ]
-        lowest = None if None in stands else min(each for each in stands if each is not None)
+        lowest = _lowest(stands)
         if (lowest or 0) < task.covered.get(partition, begin):
             outcome.is_behind, outcome.behind = True, lowest
             return outcome
@@ -154,10 +158,14 @@ def write_partition(batches: Iterable[pa.RecordBatch], task: Task) -> Outcome | 
             if batch.partition != partition:
                 raise RuntimeError("a Spark task got records of two partitions of the log")
             decoded = decode(batch, task.topic_id)
-            sink.write([Part(partition, batch.next_offset, decoded)])
+            try:
+                sink.write([Part(partition, batch.next_offset, decoded)])
+            except StaleWriter:
+                stands[0] = sink.resume().get(partition)
+                outcome.is_behind, outcome.behind = True, _lowest(stands)
+                return outcome
             tables[EVENTS].append(decoded.events)
             tables[DEAD_LETTERS].append(decoded.dead)
-            outcome.refused += decoded.dead.num_rows
             outcome.end = batch.next_offset
     lake = platform.lake()
     for name, parts in tables.items():
@@ -165,7 +173,15 @@ def write_partition(batches: Iterable[pa.RecordBatch], task: Task) -> Outcome | 
         stored = task.lake[name].get(partition, 0)
         rows = rows.filter(pc.greater_equal(rows["log_offset"], stored))
         outcome.files[name] = lake.write_files(name, rows)
+        if name == DEAD_LETTERS:
+            outcome.refused = rows.num_rows
     return outcome
+
+
+def _lowest(stands: Sequence[int | None]) -> int | None:
+    """None where one of them holds nothing yet."""
+    known = [each for each in stands if each is not None]
+    return min(known) if len(known) == len(stands) else None
 
 
 def _batch(records: pa.RecordBatch) -> Batch:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
+import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -41,7 +44,6 @@ class SparkProcess:
         self,
         platform: Platform,
         declaration: Declaration,
-        spark: SparkSession,
         checkpoint: str,
         max_offsets: int,
     ) -> None:
@@ -50,7 +52,6 @@ class SparkProcess:
         Args:
             platform: log in Kafka; store and lake that every executor reaches.
             declaration: what to keep.
-            spark: the session; its executors have this package.
             checkpoint: folder that every node reaches. Each topic has its own folder in it.
             max_offsets: records of a micro-batch, at most.
         """
@@ -60,10 +61,16 @@ class SparkProcess:
                 f"PROFILEHOUSE_LOG is {platform.settings.log}: Spark reads Kafka only; set it to"
                 " kafka://HOST:PORT/TOPIC"
             )
+        if platform.settings.profiles.startswith("lmdb:"):
+            raise ProfilehouseError(
+                f"PROFILEHOUSE_PROFILES is {platform.settings.profiles}: Spark's executors write at"
+                " once, which LMDB cannot; set it to a store in Cassandra or DynamoDB"
+            )
         self._brokers, self._topic = url.netloc, url.path.strip("/")
-        self._platform, self._declaration, self._spark = platform, declaration, spark
+        self._platform, self._declaration = platform, declaration
         self._checkpoint, self._max_offsets = checkpoint, max_offsets
         self._stop = threading.Event()
+        self._spark: SparkSession
         self._lake = platform.lake()
         self._stored: dict[str, dict[int, int]] = {table: {} for table in TABLES}
         self._counts = Counts()
@@ -75,6 +82,11 @@ class SparkProcess:
         """Stop after the micro-batch; safe to call from a signal handler."""
         self._stop.set()
 
+    @property
+    def events(self) -> int:
+        """Events that went into profiles since the start."""
+        return self._counts.events
+
     def run(self) -> None:
         """Follow the log until `stop`.
 
@@ -82,6 +94,13 @@ class SparkProcess:
             ProfilehouseError: if log, store or lake cannot be used. The next process goes on from
                 what is stored.
         """
+        self._spark = local_session()
+        try:
+            self._follow()
+        finally:
+            self._spark.stop()
+
+    def _follow(self) -> None:
         with self._platform.log() as log, self._platform.profile_store(self._declaration) as store:
             create_if_missing(store, self._declaration)
             profiles = ProfileSink(store, self._declaration, log.topic_id).positions
@@ -191,17 +210,29 @@ def local_session(master: str = "local[2]") -> SparkSession:
     """
     if find_spec("pyspark") is None:
         raise ProfilehouseError("pyspark is not installed; pip install 'profilehouse[spark]'")
+    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
+        raise ProfilehouseError("Spark needs Java 17 or newer; install one, or set JAVA_HOME")
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     from pyspark.sql import SparkSession  # noqa: PLC0415
 
-    from services.java import jars  # noqa: PLC0415
+    from services.java import JavaError, jars  # noqa: PLC0415
 
-    return (
+    try:
+        connector = ",".join(map(str, jars("spark")))
+    except JavaError as error:
+        raise ProfilehouseError(f"Spark's Kafka connector cannot be had: {error}") from error
+    session = (
         SparkSession.builder.master(master)
         .appName("profilehouse")
-        .config("spark.jars", ",".join(map(str, jars("spark"))))
+        .config("spark.jars", connector)
         .config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.driver.host", "127.0.0.1")
         .config("spark.ui.enabled", "false")
         .config("spark.sql.execution.arrow.maxRecordsPerBatch", _RECORDS_AT_ONCE)
-        .getOrCreate()
     )
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        return session.getOrCreate()
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupt)  # pyspark puts its own there

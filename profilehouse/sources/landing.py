@@ -175,6 +175,8 @@ def _new_days(
     deliveries = folder.deliveries(source)
     before = delivered(lake, source.name, days)
     repairs = repairs_of(lake, source.name, days)
+    absent = [day for day in days if day not in deliveries.files and day not in before]
+    begun = set(lake.read(source.name, days=absent, columns=PLACE[:1])[PLACE[0]].to_pylist())
     for day in sorted(days):
         mended = repairs.get(day, {})
         name = deliveries.files.get(day)
@@ -187,6 +189,11 @@ def _new_days(
         if name is None:
             if day in before:
                 landed.unchanged += 1
+            elif day in begun:
+                landed.problems[day] = (
+                    f"{source.name}: the landing of {day} was interrupted, and its file is no"
+                    f" longer in {folder.path}/{source.name}; deliver it again"
+                )
             elif source.properties["delivery"] == "on_change":
                 yield _Day(day, None, hashlib.sha256(source.version.encode()).hexdigest(), [])
             else:

@@ -371,6 +371,23 @@ def test_what_has_landed_stays_when_the_source_clears_its_folder(house: Installa
     assert len(rows(house)) == 1
 
 
+def test_an_interrupted_day_whose_file_was_cleared_away_is_not_taken_for_an_empty_one(
+    house: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.deliver("redemptions", MONDAY, [redeemed(1), redeemed(2)])
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(landing, "delivery_rows", killed)
+        with pytest.raises(KeyboardInterrupt):
+            landed(house)
+    house.withhold("redemptions", MONDAY)
+    assert "was interrupted" in landed(house).problems[MONDAY]
+    assert len(rows(house)) == 2
+
+
 # Files that are not what they should be
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from profilehouse.contract_quality import QualityRule
 from profilehouse.contracts import CONTRACTS_DIR, Column, Contract, load_contracts
 from profilehouse.errors import ProfilehouseError
 
@@ -117,11 +118,21 @@ def _changes(old: Contract, new: Contract) -> Iterator[tuple[str, bool]]:
             yield f"{demanded}column {column.name} is new", incoming and column.required
     was = {rule.name: rule for rule in old.quality}
     now = {rule.name: rule for rule in new.quality}
-    for name in was.keys() | now.keys():
-        if was.get(name) != now.get(name):
-            what = "gone" if name not in now else "new" if name not in was else "another"
-            stricter = incoming and name in now and now[name].severity == "error"
-            yield f"rule {name} is {what}", stricter
+    for name in sorted(was.keys() | now.keys()):
+        before, after = was.get(name), now.get(name)
+        if before != after:
+            what = "gone" if after is None else "new" if before is None else "another"
+            yield (
+                f"rule {name} is {what}",
+                _demands(before, after) if incoming else _demands(after, before),
+            )
+
+
+def _demands(before: QualityRule | None, after: QualityRule | None) -> bool:
+    """Whether a rule of severity error demands what it did not before."""
+    if after is None or after.severity != "error":
+        return False
+    return before is None or (before.demand, before.severity) != (after.demand, after.severity)
 
 
 def _column_changes(old: Column, new: Column, incoming: bool) -> Iterator[tuple[str, bool]]:
@@ -150,7 +161,8 @@ def _column_changes(old: Column, new: Column, incoming: bool) -> Iterator[tuple[
         words = [f"{value!r} is no longer among its values" for value in sorted(gone)]
         words += [f"{value!r} is among its values" for value in sorted(more)]
         narrowed = bool(gone) if old.values and new.values else not old.values
-        yield f"{name}: {', '.join(words)}", narrowed if incoming else bool(more) or not new.values
+        widened = bool(more) if old.values and new.values else not new.values
+        yield f"{name}: {', '.join(words)}", narrowed if incoming else widened
     if old.references_severity != new.references_severity:
         yield f"what {name} refers to is a matter of severity {new.references_severity} now", False
     if old.references != new.references:

@@ -9,6 +9,10 @@ class StaleWriter(ProfilehouseError):  # noqa: N818
     """Somebody else wrote what this writer started from: resume, and go on from there."""
 
 
+class NoAnswer(ProfilehouseError):  # noqa: N818
+    """A server was too slow to say whether it did something: resume, and go on from there."""
+
+
 class ForeignTopic(ProfilehouseError):  # noqa: N818
     """Positions that count another log's records: the log was created anew."""
 

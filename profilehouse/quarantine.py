@@ -169,15 +169,21 @@ def replay(platform: Platform, chosen: Collection[Held]) -> Replayed:
         of_topic = [one for one in chosen if one.topic == topic]
         days = {one.delivered_on for one in of_topic}
         zone = platform.settings.zone
-        landed = land(contract(topic), days, platform.sources(), lake, zone)
+        folder = platform.sources()
+        landed = land(contract(topic), days, folder, lake, zone)
         if landed.days:
             done.landed[topic] = landed.days
         after = {one.id: one for one in held(lake, topic)}
+        files = folder.deliveries(contract(topic)).files
         for one in of_topic:
             if one.id not in after:
                 done.freed.append(one.id)
             elif one.delivered_on in landed.problems:
                 done.left[one.id] = landed.problems[one.delivered_on]
+            elif one.delivered_on not in files:
+                done.left[one.id] = (
+                    f"the file it came in is no longer in {folder.path}/{topic}; deliver it again"
+                )
             elif after[one.id].fixed:
                 rules = ", ".join(after[one.id].rules)
                 done.left[one.id] = f"as fixed it breaks {rules}"

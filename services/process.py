@@ -111,6 +111,17 @@ class Server:
             os.kill(self._pid, signal.SIGKILL)
         self.stop()
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It takes no request meanwhile, as if it were far too busy."""
+        if self._pid is None:
+            raise ValueError("start it first")
+        os.kill(self._pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._pid, signal.SIGCONT)
+
     def stop(self) -> None:
         """End it in order."""
         self._pid = None

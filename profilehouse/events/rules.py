@@ -20,6 +20,7 @@ from profilehouse.warehouse.sql import translate
 
 _PLACE = "place_in_batch"
 _RULE = "broken_rule"
+_TOO_BIG = "The rules cannot be computed of its values, such as a product above 64 bits"
 _local = threading.local()
 
 
@@ -51,16 +52,34 @@ def broken(events: pa.Table, rules: Sequence[Rule]) -> dict[int, str]:
         f"SELECT {_PLACE}, CASE {first} END AS {_RULE} FROM batch"  # noqa: S608
         f" WHERE {' OR '.join(f'({condition})' for condition in conditions)}"
     )
+    found = _found(batch, translate(sql, "duckdb"))
+    return {
+        place: _TOO_BIG
+        if rule is None
+        else f"Rule {rules[rule].name} is broken: {rules[rule].description}"
+        for place, rule in found
+    }
+
+
+def _found(batch: pa.Table, sql: str) -> list[tuple[int, int | None]]:
+    """The rows of the query; of a record whose numbers it cannot compute with, no rule is told.
+
+    Such a record makes the statement fail for all, so it is looked for by halves.
+    """
+    import duckdb  # noqa: PLC0415
+
     connection = _connection()
     connection.register("batch", batch)
     try:
-        found = connection.sql(translate(sql, "duckdb")).fetchall()
+        found: list[tuple[int, int | None]] = connection.sql(sql).fetchall()
+        return found
+    except duckdb.DataError:
+        if batch.num_rows == 1:
+            return [(batch[_PLACE][0].as_py(), None)]
     finally:
         connection.unregister("batch")
-    return {
-        place: f"Rule {rules[rule].name} is broken: {rules[rule].description}"
-        for place, rule in found
-    }
+    half = batch.num_rows // 2
+    return _found(batch[:half], sql) + _found(batch[half:], sql)
 
 
 def _connection() -> Any:

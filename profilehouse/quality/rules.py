@@ -337,6 +337,11 @@ def _declared(contract: Contract, rule: QualityRule, within: tuple[str, ...]) ->
             test = Depends(apart + determinant, dependent)
         case _:
             raise TypeError(f"{rule.name} is no row rule")
+    if not test.columns:
+        raise ProfilehouseError(
+            f"{contract.path.name}: quality rule {rule.name} reads no column; say what each row"
+            " must satisfy, or count rows with metric: rowCount"
+        )
     _refuse_unknown(contract, rule, [name for name in test.columns if name not in within])
     return Rule(
         name=rule.name,

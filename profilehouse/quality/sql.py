@@ -17,6 +17,7 @@ from sqlglot import exp
 
 from profilehouse.contract_quality import Silence
 from profilehouse.contracts import Contract, Severity
+from profilehouse.errors import ProfilehouseError
 from profilehouse.quality.result import SAMPLE_SIZE, CheckResult, percent, sample_of
 from profilehouse.quality.rules import (
     Between,
@@ -64,11 +65,25 @@ class ArrowSource:
         self._connection = connection
 
     def query(self, sql: str, params: Sequence[Any] = ()) -> pa.Table:
-        """The rows of a query in the Snowflake dialect."""
+        """The rows of a query in the Snowflake dialect.
+
+        Raises:
+            ProfilehouseError: where it cannot be computed, as a product above 64 bits; without the
+                values, which may be personal.
+        """
+        import duckdb  # noqa: PLC0415
+
         from profilehouse.warehouse.sql import translate  # noqa: PLC0415
 
-        relation = self._connection.sql(translate(sql, "duckdb"), params=list(params))
-        table: pa.Table = relation.to_arrow_table()
+        try:
+            relation = self._connection.sql(translate(sql, "duckdb"), params=list(params))
+            table: pa.Table = relation.to_arrow_table()
+        except duckdb.Error as error:
+            reason = str(error).partition("(")[0].partition("\n")[0].strip()
+            raise ProfilehouseError(
+                f"SQL cannot be computed: {reason}; mend the rule that asks for it, as by"
+                " CAST(... AS DOUBLE) where numbers become too large"
+            ) from error
         return table
 
 

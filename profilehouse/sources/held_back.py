@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from profilehouse.contracts import Contract
 from profilehouse.decode import typed_columns
+from profilehouse.errors import ProfilehouseError
 from profilehouse.lake import Lake
 from profilehouse.quality.rules import Rule, row_rules
 from profilehouse.quality.sql import arrow_source, failing_rows
@@ -45,6 +46,9 @@ def held_back(source: Contract, rows: pa.Table) -> dict[Place, list[str]]:
     Args:
         source: the contract.
         rows: has the columns delivered_on, line and record, whole days.
+
+    Raises:
+        ProfilehouseError: where a rule cannot be computed; it names the rule.
     """
     rules = holding_rules(source)
     if not rules or not rows.num_rows:
@@ -57,7 +61,12 @@ def held_back(source: Contract, rows: pa.Table) -> dict[Place, list[str]]:
     with arrow_source({source.name: typed}) as records:
         for rule in rules:
             silenced = {silence.partition for silence in rule.silences}
-            failing = records.query(failing_rows(rule.test, source.name, [DAY, LINE]))
+            try:
+                failing = records.query(failing_rows(rule.test, source.name, [DAY, LINE]))
+            except ProfilehouseError as error:
+                raise ProfilehouseError(
+                    f"{source.path.name}: quality rule {rule.name}: {error}"
+                ) from error
             for day, line in zip(*(c.to_pylist() for c in failing.columns), strict=True):
                 if day not in silenced:
                     found.setdefault((day, line), []).append(rule.name)

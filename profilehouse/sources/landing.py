@@ -175,6 +175,8 @@ def _new_days(
     deliveries = folder.deliveries(source)
     before = delivered(lake, source.name, days)
     repairs = repairs_of(lake, source.name, days)
+    absent = [day for day in days if day not in deliveries.files and day not in before]
+    begun = set(lake.read(source.name, days=absent, columns=PLACE[:1])[PLACE[0]].to_pylist())
     for day in sorted(days):
         mended = repairs.get(day, {})
         name = deliveries.files.get(day)
@@ -187,6 +189,11 @@ def _new_days(
         if name is None:
             if day in before:
                 landed.unchanged += 1
+            elif day in begun:
+                landed.problems[day] = (
+                    f"{source.name}: the landing of {day} was interrupted, and its file is no"
+                    f" longer in {folder.path}/{source.name}; deliver it again"
+                )
             elif source.properties["delivery"] == "on_change":
                 yield _Day(day, None, hashlib.sha256(source.version.encode()).hexdigest(), [])
             else:
@@ -263,26 +270,29 @@ def _hold_back(
 ) -> tuple[pa.Table, pa.Table]:
     """The rows that break no rule of the quality section, and the quarantine of the others.
 
-    A row that breaks one is looked at again with its repair in its place, if it has one.
+    A row that breaks one is looked at again with its repair in its place, if it has one; so is a
+    row that breaks one only beside repairs of others.
     """
     schema = contract(QUARANTINE).arrow_schema
-    held = held_back(source, rows)
-    if not held:
-        return rows, schema.empty_table()
     by_day = {day.delivered_on: day for day in pending}
 
     def delivered_as(day: date, line: int) -> str:
         return digest(by_day[day].lines[line - 1])
 
-    mended = {
-        (day, line): record
-        for day, line in held
-        if (record := by_day[day].repairs.get(delivered_as(day, line))) is not None
-        and not refusals([record], source)
-    }
-    if mended:
+    tried: set[tuple[date, int]] = set()
+    while new := (held := held_back(source, rows)).keys() - tried:
+        tried |= new
+        mended = {
+            (day, line): record
+            for day, line in new
+            if (record := by_day[day].repairs.get(delivered_as(day, line))) is not None
+            and not refusals([record], source)
+        }
+        if not mended:
+            break
         rows = _with_records(rows, mended)
-        held = held_back(source, rows)
+    if not held:
+        return rows, schema.empty_table()
     places = list(zip(*(rows[name].to_pylist() for name in PLACE), strict=True))
     kept = rows.filter(pa.array([place not in held for place in places], pa.bool_()))
     apart = rows.filter(pa.array([place in held for place in places], pa.bool_())).to_pylist()

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
+from operator import itemgetter
 
 import pyarrow as pa
 
@@ -38,10 +39,11 @@ def digest(data: bytes) -> str:
 
 
 def repairs_of(lake: Lake, topic: str, days: Collection[date] | None = None) -> Repairs:
-    """The repairs of a topic."""
+    """The repairs of a topic; of several for the same bytes on a day, the one noted last."""
     found: dict[date, dict[str, bytes]] = {}
-    columns = ["delivered_on", "sha256", "record"]
-    for row in lake.read(TABLE, topic=topic, days=days, columns=columns).to_pylist():
+    columns = ["delivered_on", "letter", "sha256", "record", "repaired_at"]
+    rows = lake.read(TABLE, topic=topic, days=days, columns=columns).to_pylist()
+    for row in sorted(rows, key=itemgetter("repaired_at", "letter")):
         found.setdefault(row["delivered_on"], {})[row["sha256"]] = row["record"]
     return found
 

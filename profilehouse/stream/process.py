@@ -7,7 +7,7 @@ Both sinks keep their own positions, each in the commit of what it wrote. Readin
 lower one, and each sink skips what it has. So it does not matter where a process dies, and nothing
 has to be undone: what was read and not committed is read again. A writer that was overtaken, by a
 second process or by a rebuilt generation, learns it from its next commit and begins again from what
-is stored.
+is stored; so does one whose store was too slow to say whether it took a commit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
-from profilehouse.errors import ProfilehouseError, StaleWriter
+from profilehouse.errors import NoAnswer, ProfilehouseError, StaleWriter
 from profilehouse.events.web import DEAD_LETTERS, EVENTS, decode
 from profilehouse.log import Begin, Consumer, Log
 from profilehouse.profiles.features import Declaration
@@ -112,7 +112,7 @@ class LiveProcess:
                 while not self._stop.is_set():
                     try:
                         self._follow(log)
-                    except StaleWriter as error:
+                    except (StaleWriter, NoAnswer) as error:
                         self._error = str(error)
                         self._restarts += 1
                         self._stop.wait(_SECONDS_BEFORE_BEGINNING_AGAIN)

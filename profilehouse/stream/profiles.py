@@ -108,6 +108,7 @@ class ProfileSink:
 
         Raises:
             StaleWriter: if another writer has moved the positions or replaced the generation.
+            NoAnswer: if the store was too slow to say whether it took them.
             ProfilehouseError: if the store cannot be written.
         """
         parts = [part for part in parts if part.end > self._resumed.get(part.partition, 0)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -16,10 +17,12 @@ from hypothesis import strategies as st
 
 from profilehouse.contract_quality import Distinct, Expression, QualityRule, Silence
 from profilehouse.contracts import Contract, contract
+from profilehouse.errors import ProfilehouseError
 from profilehouse.lake import Lake
 from profilehouse.sources import landing
 from profilehouse.sources.deliveries import close_of
 from profilehouse.sources.landing import Landed, delivered, histories, land, records
+from profilehouse.sources.repairs import Repair, digest, keep
 from tests.pipeline import Installation, Record
 
 CAMPAIGNS, CRM, PURCHASES, REDEMPTIONS = (
@@ -260,6 +263,54 @@ def test_a_silenced_rule_holds_nothing_back_on_its_day(house: Installation) -> N
     assert [row["delivered_on"] for row in rows(house, "quarantine")] == [TUESDAY]
 
 
+def test_a_rule_that_cannot_be_computed_is_named_without_the_values(house: Installation) -> None:
+    house.deliver("redemptions", MONDAY, [redeemed(1, coupon_upc=2**62, campaign_id=7)])
+    product = QualityRule("odd", Expression("coupon_upc * campaign_id < 99"), "Odd.", "error")
+    with pytest.raises(ProfilehouseError, match="quality rule odd: SQL cannot be") as caught:
+        landed(house, replace(REDEMPTIONS, quality=(product,)))
+    assert str(2**62) not in str(caught.value)
+    assert landed(house, RULED).days == [MONDAY], "with the rule mended"
+
+
+def repaired(
+    house: Installation,
+    line: int,
+    wrong: Record,
+    right: Record,
+    at: datetime = datetime(2026, 4, 1),
+) -> None:
+    """Note what a line of Monday's redemptions should have been."""
+    letter = f"redemptions/{MONDAY}/{line}"
+    repair = Repair(letter, MONDAY, digest(json.dumps(wrong).encode()), json.dumps(right).encode())
+    keep(house.platform.lake(), "redemptions", [repair], at)
+
+
+def test_a_record_that_only_a_repair_of_another_made_wrong_can_be_repaired_too(
+    house: Installation,
+) -> None:
+    strange, other = redeemed(4, campaign_id=9), redeemed(1)
+    house.deliver("redemptions", MONDAY, [strange, other])
+    landed(house, RULED)
+    repaired(house, 1, strange, redeemed(1))
+    landed(house, RULED)
+    assert [row["line"] for row in rows(house, "quarantine")] == [1, 2]
+    repaired(house, 2, other, redeemed(2))
+    landed(house, RULED)
+    assert rows(house, "quarantine") == []
+    assert ['"household_id": 1' in rows(house)[0]["record"], len(rows(house))] == [True, 2]
+
+
+def test_of_repairs_of_lines_that_are_alike_the_one_noted_last_counts(house: Installation) -> None:
+    wrong = redeemed(1, campaign_id=9)
+    house.deliver("redemptions", MONDAY, [wrong, wrong])
+    ruled = replace(RULED, quality=RULED.quality[:1])
+    landed(house, ruled)
+    for second, (line, household) in enumerate([(1, 2), (2, 3), (1, 4)]):
+        repaired(house, line, wrong, redeemed(household), datetime(2026, 4, 1, 0, 0, second))
+    landed(house, ruled)
+    assert [json.loads(row["record"])["household_id"] for row in rows(house)] == [4, 4]
+
+
 # Again, corrected, late
 
 
@@ -318,6 +369,23 @@ def test_what_has_landed_stays_when_the_source_clears_its_folder(house: Installa
         report = landed(house, source)
         assert (report.unchanged, report.problems) == (1, {})
     assert len(rows(house)) == 1
+
+
+def test_an_interrupted_day_whose_file_was_cleared_away_is_not_taken_for_an_empty_one(
+    house: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.deliver("redemptions", MONDAY, [redeemed(1), redeemed(2)])
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(landing, "delivery_rows", killed)
+        with pytest.raises(KeyboardInterrupt):
+            landed(house)
+    house.withhold("redemptions", MONDAY)
+    assert "was interrupted" in landed(house).problems[MONDAY]
+    assert len(rows(house)) == 2
 
 
 # Files that are not what they should be

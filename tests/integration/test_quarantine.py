@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from profilehouse.contracts import contract
 from profilehouse.errors import ProfilehouseError
 from profilehouse.sources.held_back import held_by_day
+from profilehouse.sources.landing import land
 from tests.pipeline import DAYS, Installation, Record, deliver, differences
 from tests.sending import run
 
@@ -121,6 +123,28 @@ def test_a_rule_of_severity_warning_holds_nothing_back(house: Installation) -> N
     assert [(r["delivered_on"], r["line"]) for r in records] == [(str(day), "1")]
     assert run("quarantine", "list").stderr == "no record is held back\n"
     assert house.query("SELECT 1 FROM dim_user WHERE user_id = '987654321'")
+
+
+def test_a_fix_whose_file_was_cleared_away_waits_until_it_is_delivered_again(
+    house: Installation,
+) -> None:
+    right, *others = house.records("purchases", FIRST)
+
+    def arrive() -> None:
+        house.deliver("purchases", FIRST, [dear(right), *others])
+
+    platform, source = house.platform, contract("purchases")
+    arrive()
+    land(source, [FIRST], platform.sources(), platform.lake(), platform.settings.zone)
+    house.withhold("purchases", FIRST)
+    name = f"purchases/{FIRST}/1"
+    run("quarantine", "fix", name, "--with", "-", data=json.dumps(right).encode())
+    replayed = run("quarantine", "replay")
+    assert replayed.exit_code == 1
+    assert f"{name} stays: the file it came in is no longer in" in replayed.stderr
+    arrive()
+    assert run("quarantine", "replay").exit_code == 0
+    assert run("quarantine", "list").stderr == "no record is held back\n"
 
 
 def test_what_is_not_there_is_said_in_one_line(house: Installation) -> None:

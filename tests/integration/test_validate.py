@@ -104,6 +104,15 @@ def test_a_rule_that_fails_is_told_to_people_and_machines_and_ends_with_1(
     assert code(run("validate", FACT)) == 0
 
 
+def test_a_sample_says_nothing_of_majorities(gate: Installation) -> None:
+    def names(*arguments: str) -> set[str]:
+        found = json.loads(run("validate", "products", "--format", "json", *arguments).stdout)
+        return {result["name"] for result in found["products"]}
+
+    assert "manufacturer_tells_brand" in names()
+    assert "manufacturer_tells_brand" not in names("--sample", "1000000")
+
+
 def test_only_what_changed_since_a_revision_is_checked(gate: Installation) -> None:
     result = run("validate", "--changed-since", "HEAD", "dim_date")
     assert code(result) == 0

@@ -94,6 +94,32 @@ def test_a_rule_that_holds_records_back_breaks_senders_and_a_warning_does_not() 
     assert found(visits("sources"), warned) == [("rule is_short is new", False)]
 
 
+def test_a_rule_that_a_table_no_longer_keeps_breaks_its_readers() -> None:
+    bare, ruled = visits("warehouse"), visits("warehouse", quality=(RULE,))
+    warned = visits("warehouse", quality=(replace(RULE, severity="warning"),))
+    other = visits("warehouse", quality=(replace(RULE, demand=Expression("pages < 7")),))
+    assert found(ruled, bare) == [("rule is_short is gone", True)]
+    assert found(ruled, warned) == [("rule is_short is another", True)]
+    assert found(ruled, other) == [("rule is_short is another", True)]
+    assert found(bare, ruled) == [("rule is_short is new", False)]
+
+
+@pytest.mark.parametrize("kind", ["sources", "warehouse"])
+def test_other_words_about_a_rule_break_nobody(kind: str) -> None:
+    told = replace(RULE, description="Brief.", owner="geo-team")
+    was, now = (visits(kind, quality=(rule,)) for rule in (RULE, told))
+    assert found(was, now) == [("rule is_short is another", False)]
+
+
+def test_a_set_of_values_where_there_was_none_breaks_senders_and_none_any_more_readers() -> None:
+    free = replace(KIND, values=())
+    for kind, set_breaks, freed_breaks in (("sources", True, False), ("warehouse", False, True)):
+        [(_, breaking)] = found(visits(kind, free, PAGES), visits(kind))
+        assert breaking == set_breaks, kind
+        [(_, breaking)] = found(visits(kind), visits(kind, free, PAGES))
+        assert breaking == freed_breaks, kind
+
+
 def test_a_breaking_change_needs_a_major_version_and_any_other_a_version() -> None:
     old = {"visits": visits("warehouse")}
 

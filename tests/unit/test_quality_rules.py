@@ -121,6 +121,13 @@ def test_an_expression_that_is_no_sql_is_refused() -> None:
         row_rules(broken)
 
 
+@pytest.mark.parametrize("sql", ["COUNT(*) > 0", "1 = 2"])
+def test_an_expression_that_reads_no_column_is_refused(sql: str) -> None:
+    broken = a_contract(quality=(QualityRule("odd", Expression(sql), "Odd.", "error"),))
+    with pytest.raises(ProfilehouseError, match="quality rule odd reads no column"):
+        row_rules(broken)
+
+
 def test_two_rules_of_one_name_are_refused() -> None:
     twice = a_contract(
         Column("a", "string", "A.", required=True),

@@ -313,3 +313,20 @@ def test_events_that_break_a_rule_of_the_contract_are_dead_letters_in_the_order_
     assert dead[0]["reason"] == "Rule it_is_paid is broken: P"
     assert dead[2]["reason"] == "Rule it_is_cheap is broken: Cheap"
     assert decode(batch(values[1]), "T").events.num_rows == 0
+
+
+def test_an_event_whose_numbers_a_rule_cannot_compute_with_is_a_dead_letter_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rule = QualityRule("it_is_cheap", Expression("value_cents * value_cents < 81"), "C.", "error")
+    ruled = rules_of_batches(replace(contract("web"), quality=(rule,)))
+    monkeypatch.setattr(web, "_rules", lambda: ruled)
+    cents = [1, 10**10, 9, 3, 10**10, None]
+    values = [record(event_id=str(i), value_cents=value) for i, value in enumerate(cents)]
+    decoded = decode(batch(*values), "T")
+    assert decoded.events["event_id"].to_pylist() == ["0", "3", "5"]
+    assert [(row["record"], row["reason"][:30]) for row in decoded.dead.to_pylist()] == [
+        (values[1], "The rules cannot be computed o"),
+        (values[2], "Rule it_is_cheap is broken: C"),
+        (values[4], "The rules cannot be computed o"),
+    ]

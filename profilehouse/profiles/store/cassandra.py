@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from profilehouse.errors import ProfilehouseError
+from profilehouse.errors import NoAnswer, ProfilehouseError
 from profilehouse.profiles.store import KEPT, Meta, Positions, Stored
 from profilehouse.profiles.store.remote import Control, Pointer
 
@@ -319,11 +319,20 @@ class Cassandra:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Turn an error of the driver into one line that names the store and the remedy."""
-        from cassandra import AuthenticationFailed, DriverException, Unauthorized  # noqa: PLC0415
+        from cassandra import (  # noqa: PLC0415
+            AuthenticationFailed,
+            DriverException,
+            OperationTimedOut,
+            Timeout,
+            Unauthorized,
+        )
         from cassandra.cluster import NoHostAvailable  # noqa: PLC0415
 
         try:
             yield
+        except (OperationTimedOut, Timeout) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise NoAnswer(f"{self.url}: {reason}; see the load of the hosts") from error
         except (DriverException, NoHostAvailable) as error:
             reason = " ".join(str(error).split()).rstrip(".")
             causes = list(error.errors.values()) if isinstance(error, NoHostAvailable) else [error]

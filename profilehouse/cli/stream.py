@@ -41,25 +41,55 @@ if TYPE_CHECKING:
     metavar="HOST:PORT",
     help="Answer GET /metrics there, for Prometheus. Default: nowhere.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["process", "spark"]),
+    default="process",
+    show_default=True,
+    help="This process, or Spark Structured Streaming on this machine.",
+)
+@click.option(
+    "--checkpoint",
+    default="data/spark",
+    show_default=True,
+    help="Spark only: the folder of its offsets.",
+)
+@click.option(
+    "--max-offsets",
+    type=click.IntRange(min=1),
+    default=20_000,
+    show_default=True,
+    help="Spark only: records of a micro-batch at most.",
+)
 def stream(
-    latency_goal: float, max_rate: float | None, lake_seconds: float, metrics: str | None
+    latency_goal: float,
+    max_rate: float | None,
+    lake_seconds: float,
+    engine: str,
+    checkpoint: str,
+    max_offsets: int,
+    metrics: str | None,
 ) -> None:
     """Follow the event log: keep profiles and lake up with it, each event once.
 
     SIGTERM or Ctrl-C stops it after what was read is stored. Started again, also after a crash, it
-    goes on where it was. With Kafka several may run and share the partitions.
+    goes on where it was. With Kafka several may run and share the partitions. On Spark every
+    micro-batch is also a commit to the lake, and the first three options do nothing.
     """
     from profilehouse.platform import Platform  # noqa: PLC0415
     from profilehouse.profiles.features import load_declaration  # noqa: PLC0415
     from profilehouse.settings import load_settings  # noqa: PLC0415
     from profilehouse.stream.process import LiveProcess, Options  # noqa: PLC0415
+    from profilehouse.stream.spark_driver import SparkProcess  # noqa: PLC0415
 
     settings = load_settings()
-    process = LiveProcess(
-        Platform(settings),
-        load_declaration(),
-        Options(latency_goal=latency_goal, max_rate=max_rate, lake_seconds=lake_seconds),
-    )
+    platform, declaration = Platform(settings), load_declaration()
+    process: LiveProcess | SparkProcess
+    if engine == "spark":
+        process = SparkProcess(platform, declaration, checkpoint, max_offsets)
+    else:
+        options = Options(latency_goal=latency_goal, max_rate=max_rate, lake_seconds=lake_seconds)
+        process = LiveProcess(platform, declaration, options)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         process.stop()

@@ -86,7 +86,27 @@ def append(
     """
     _compare(table, topic_id, before, after)
     begun = time.time()
-    files = write(table, rows)
+    add(table, write(table, rows), topic_id, before, after, begun)
+
+
+def add(
+    table: Table,
+    files: list[DataFile],
+    topic_id: str,
+    before: Mapping[int, int],
+    after: Mapping[int, int],
+    begun: float,
+) -> None:
+    """As `append`, of files that are written already, by `write`; they go where it fails.
+
+    Args:
+        begun: time.time() before the first of the files was written.
+    """
+    try:
+        _compare(table, topic_id, before, after)
+    except ProfilehouseError:
+        remove(table, files)
+        raise
     for attempt in range(ATTEMPTS):
         try:
             commit(table, _Addition(files, topic_id, after), begun)

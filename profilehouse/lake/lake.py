@@ -16,6 +16,7 @@ from profilehouse.settings import Settings
 if TYPE_CHECKING:
     from boto3.session import Session
     from pyiceberg.catalog import Catalog
+    from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table
 
     from profilehouse.lake.appending import Positions
@@ -143,11 +144,48 @@ class Lake:
         rows = layout.conform(rows, declared)
         appending.check_rows(rows, topic_id, before, after)
         with self._explained(f"append to {name}"):
-            table = self._load(name)
-            if table is None:
-                table = layout.create(self._catalog, (NAMESPACE, name), self._place(name), declared)
-            layout.evolve(table, declared)
+            table = self._ready(name, declared)
             appending.append(table, rows, topic_id, before, after)
+
+    def write_files(self, name: str, rows: pa.Table) -> list[DataFile]:
+        """Write rows of the log as data files for `append_files`; nothing is committed.
+
+        A table is made where there is none. Files that are never committed are orphans.
+        """
+        from profilehouse.lake import commit, layout  # noqa: PLC0415
+
+        declared = self._layouts(name)
+        rows = layout.conform(rows, declared)
+        with self._explained(f"write {name}"):
+            return commit.write(self._ready(name, declared), rows)
+
+    def append_files(
+        self,
+        name: str,
+        files: list[DataFile],
+        *,
+        topic_id: str,
+        before: Mapping[int, int],
+        after: Mapping[int, int],
+        begun: float,
+    ) -> None:
+        """As `append`, of files that `write_files` wrote, maybe elsewhere, since `begun`."""
+        from profilehouse.lake import appending  # noqa: PLC0415
+
+        declared = self._layouts(name)
+        with self._explained(f"append to {name}"):
+            table = self._ready(name, declared)
+            appending.add(table, files, topic_id, before, after, begun)
+
+    def _ready(self, name: str, declared: Contract) -> Table:
+        """The table as its contract wants it, made where there is none."""
+        from profilehouse.lake import layout  # noqa: PLC0415
+
+        table = self._load(name)
+        if table is None:
+            table = layout.create(self._catalog, (NAMESPACE, name), self._place(name), declared)
+        layout.evolve(table, declared)
+        return table
 
     def positions(self, name: str) -> Positions:
         """Up to where a table holds the log."""

@@ -75,9 +75,14 @@ class CassandraNode(Server):
         super().__init__(folder)
         self._storage_port = free_port()
 
+    @property
+    def address(self) -> str:
+        """HOST:PORT of the node."""
+        return f"{HOST}:{self._port}"
+
     def url(self, keyspace: str) -> str:
         """What PROFILEHOUSE_PROFILES must be; see `make_keyspace`."""
-        return f"cassandra://{HOST}:{self._port}/{keyspace}"
+        return f"cassandra://{self.address}/{keyspace}"
 
     def make_keyspace(self, keyspace: str) -> None:
         """Make an empty keyspace without replicas."""

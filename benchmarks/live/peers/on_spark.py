@@ -20,7 +20,7 @@ EVENTS_PER_BATCH = 200_000
 
 def main() -> None:
     """Read the topic to its end."""
-    from pyspark.sql import DataFrame, SparkSession  # type: ignore  # noqa: PLC0415
+    from pyspark.sql import DataFrame, SparkSession  # noqa: PLC0415
 
     broker, topic, _, folder = work.arguments()
     progress = work.Progress()

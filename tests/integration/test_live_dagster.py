@@ -548,7 +548,11 @@ def test_a_running_process_is_observed_with_its_numbers(
 ) -> None:
     send(platform, *(record(n, user_id=f"u{n % 3}") for n in range(30)), b"{")
     with living(platform):
-        until(lambda: any(s.events == 30 and s.lake_lag == 0 for s in read_statuses(settings)))
+        until(
+            lambda: any(
+                s.events == 30 and s.lake_lag == s.buffered == 0 for s in read_statuses(settings)
+            )
+        )
         found = observe(dagster)
 
     process = found["live/live_process"]

@@ -348,15 +348,18 @@ class Cassandra:
         try:
             yield
         except (OperationTimedOut, Timeout) as error:
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise NoAnswer(f"{self.url}: {reason}; see the load of the hosts") from error
+            raise NoAnswer(f"{self.url}: {_reason(error)}; see the load of the hosts") from error
         except (DriverException, NoHostAvailable) as error:
-            reason = " ".join(str(error).split()).rstrip(".")
             causes = list(error.errors.values()) if isinstance(error, NoHostAvailable) else [error]
             remedy = "see that the hosts are up and can be reached"
             if any(isinstance(cause, AuthenticationFailed | Unauthorized) for cause in causes):
                 remedy = "set CASSANDRA_USERNAME and CASSANDRA_PASSWORD to a user who may use it"
-            raise ProfilehouseError(f"{self.url}: {reason}; {remedy}") from error
+            raise ProfilehouseError(f"{self.url}: {_reason(error)}; {remedy}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What the driver says, on one line."""
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def _values(stored: Stored) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ from profilehouse.errors import ProfilehouseError
 
 if TYPE_CHECKING:
     from profilehouse.stream.process import LiveProcess
+    from profilehouse.stream.spark_driver import SparkProcess
 
 
 @click.command()
@@ -61,6 +62,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Spark only: records of a micro-batch at most.",
 )
+@click.option(
+    "--master",
+    default="local[2]",
+    show_default=True,
+    help="Spark only: where it runs, unless spark-submit said it.",
+)
 def stream(
     latency_goal: float,
     max_rate: float | None,
@@ -68,25 +75,27 @@ def stream(
     engine: str,
     checkpoint: str,
     max_offsets: int,
+    master: str,
     metrics: str | None,
 ) -> None:
     """Follow the event log: keep profiles and lake up with it, each event once.
 
     SIGTERM or Ctrl-C stops it after what was read is stored. Started again, also after a crash, it
-    goes on where it was. With Kafka several may run and share the partitions. On Spark every
-    micro-batch is also a commit to the lake, and the first three options do nothing.
+    goes on where it was. With Kafka several may run and share the partitions. On Spark
+    micro-batches are as large as --max-offsets says; --latency-goal and --max-rate do nothing.
     """
     from profilehouse.platform import Platform  # noqa: PLC0415
     from profilehouse.profiles.features import load_declaration  # noqa: PLC0415
     from profilehouse.settings import load_settings  # noqa: PLC0415
     from profilehouse.stream.process import LiveProcess, Options  # noqa: PLC0415
-    from profilehouse.stream.spark_driver import SparkProcess  # noqa: PLC0415
+    from profilehouse.stream.spark_driver import SparkOptions, SparkProcess  # noqa: PLC0415
 
     settings = load_settings()
     platform, declaration = Platform(settings), load_declaration()
     process: LiveProcess | SparkProcess
     if engine == "spark":
-        process = SparkProcess(platform, declaration, checkpoint, max_offsets)
+        spark = SparkOptions(checkpoint, max_offsets, lake_seconds, master)
+        process = SparkProcess(platform, declaration, spark)
     else:
         options = Options(latency_goal=latency_goal, max_rate=max_rate, lake_seconds=lake_seconds)
         process = LiveProcess(platform, declaration, options)
@@ -103,7 +112,7 @@ def stream(
 
 
 @contextmanager
-def _served(place: str, process: LiveProcess) -> Iterator[None]:
+def _served(place: str, process: LiveProcess | SparkProcess) -> Iterator[None]:
     try:
         from profilehouse.stream.metrics import metrics_served  # noqa: PLC0415
     except ModuleNotFoundError as error:

@@ -17,6 +17,17 @@ RATE_SECONDS, LATENCY_SECONDS = 10, 60
 _EDGES = np.geomspace(0.1, 10_000_000, 801)
 """Bounds of the latency's bins in milliseconds: steps of 2.3 %."""
 
+Latencies = np.ndarray[tuple[int], np.dtype[np.int64]]
+"""How many events fell into each bin."""
+
+
+def latencies(received_at: Sequence[int]) -> Latencies:
+    """Of events that are durable now, by when the log took them (microseconds)."""
+    milliseconds = (time() * 1e6 - np.asarray(received_at, np.float64)) / 1000
+    return np.bincount(
+        np.clip(np.searchsorted(_EDGES, milliseconds), 0, len(_EDGES) - 1), minlength=len(_EDGES)
+    )
+
 
 class Meter:
     """Counts events by second. One thread counts, any may look."""
@@ -24,21 +35,16 @@ class Meter:
     def __init__(self) -> None:
         self._started = monotonic()
         self._rates: deque[tuple[int, int]] = deque()
-        self._latencies: deque[tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]]] = deque()
+        self._latencies: deque[tuple[int, Latencies]] = deque()
 
-    def count(self, received_at: Sequence[int]) -> None:
-        """Count events that are durable now, by when the log took them (microseconds)."""
-        second = int(monotonic())
-        milliseconds = (time() * 1e6 - np.asarray(received_at, np.float64)) / 1000
-        bins = np.bincount(
-            np.clip(np.searchsorted(_EDGES, milliseconds), 0, len(_EDGES) - 1),
-            minlength=len(_EDGES),
-        )
+    def count(self, bins: Latencies) -> None:
+        """Count events that have become durable."""
+        second, events = int(monotonic()), int(bins.sum())
         if self._rates and self._rates[-1][0] == second:
-            self._rates[-1] = (second, self._rates[-1][1] + len(received_at))
+            self._rates[-1] = (second, self._rates[-1][1] + events)
             self._latencies[-1] = (second, self._latencies[-1][1] + bins)
         else:
-            self._rates.append((second, len(received_at)))
+            self._rates.append((second, events))
             self._latencies.append((second, bins))
         while self._latencies[0][0] <= second - LATENCY_SECONDS:
             self._latencies.popleft()

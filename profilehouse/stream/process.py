@@ -30,7 +30,7 @@ from profilehouse.log import Begin, Consumer, Log
 from profilehouse.profiles.features import Declaration
 from profilehouse.profiles.store import Positions
 from profilehouse.stream.lake import BUFFERED, LakeSink
-from profilehouse.stream.meter import Meter
+from profilehouse.stream.meter import Meter, latencies
 from profilehouse.stream.pace import Pace
 from profilehouse.stream.profiles import Counts, Part, ProfileSink, create_if_missing
 from profilehouse.stream.status import State, Status, remove_old, write_status
@@ -172,7 +172,7 @@ class LiveProcess:
         if not batches:
             return
         for batch in batches:
-            self._meter.count(batch.received_at)
+            self._meter.count(latencies(batch.received_at))
         self._refused += sum(part.decoded.dead.num_rows for part in parts)
         self._error = None
         read = sum(len(batch.offsets) for batch in batches)

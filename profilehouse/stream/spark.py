@@ -1,13 +1,14 @@
 """The live path on Spark: micro-batches of the log, folded and written by the executors.
 
-Belongs here: what a task does with its partition's records, and what the driver commits. Does not
-belong here: decoding, folding and storing, which are the one-process engine's own.
+Belongs here: what a task does with its partition's records, and how a micro-batch is made complete.
+Does not belong here: decoding, folding and storing, which are the one-process engine's own, or the
+Spark session (spark_driver.py).
 
 Spark keeps a checkpoint of offsets and nothing else, and even that is only where it reads next:
 every commit is compare-and-set on the position it starts from, so a micro-batch that is run again
 changes nothing. Where a sink stands *before* a micro-batch (a rebuilt generation, a checkpoint that
 is ahead) the task writes nothing and says so, and the driver first has the missing records read.
-Without a checkpoint Spark begins where the sinks stand.
+Without a checkpoint Spark begins where the sink stands.
 """
 
 from __future__ import annotations
@@ -16,21 +17,27 @@ import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from profilehouse.errors import StaleWriter
+from profilehouse.errors import NoAnswer, StaleWriter
 from profilehouse.events.web import DEAD_LETTERS, EVENTS, decode
 from profilehouse.log import Batch
 from profilehouse.profiles.features import Declaration
+from profilehouse.profiles.store import Store
 from profilehouse.settings import Settings
+from profilehouse.stream.meter import Latencies, latencies
 from profilehouse.stream.profiles import Counts, Part, ProfileSink
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile
     from pyspark.sql import DataFrame
+
+    from profilehouse.lake import Lake
 
 TABLES = (EVENTS, DEAD_LETTERS)
 COLUMNS = ("partition", "offset", "timestamp", "value")
@@ -40,26 +47,6 @@ _ROUNDS = 10
 """So often a micro-batch is tried while rebuilt generations fall behind it."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """What every task is told.
-
-    Attributes:
-        settings: of the platform.
-        declaration: what profiles hold.
-        topic_id: of the log.
-        lake: table -> positions, as the driver read them before the micro-batch.
-        covered: partition -> offset from which on no record is missing up to the first the task
-            gets; for a partition that is not named, that first record's own.
-    """
-
-    settings: Settings
-    declaration: Declaration
-    topic_id: str
-    lake: Mapping[str, Mapping[int, int]]
-    covered: Mapping[int, int]
-
-
 @dataclass
 class Outcome:
     """What a task did with its partition, small enough for the driver.
@@ -67,12 +54,13 @@ class Outcome:
     Attributes:
         partition: of the log.
         first: offset of the first record it was given.
-        end: offset after the last.
-        is_behind: whether the driver has to run the partition again: a sink lacks records before
-            `first`, or another writer came between. Profiles may be written, no file is.
-        behind: where the lowest sink stands then; None for nowhere.
-        files: the lake's data files, by table; not committed.
+        end: offset after the last that is written.
+        is_behind: whether the driver has to run the partition again: the sink lacks records before
+            `first`, another writer came between, or the store did not answer.
+        stands: where the sink stands then; None for nowhere.
         counts: of the profiles.
+        latencies: of the profiles.
+        files: the lake's data files, by table; not committed.
         refused: dead letters that the lake did not hold yet.
     """
 
@@ -80,125 +68,205 @@ class Outcome:
     first: int
     end: int
     is_behind: bool = False
-    behind: int | None = None
-    files: dict[str, list[DataFile]] = field(default_factory=dict)
+    stands: int | None = None
     counts: Counts = field(default_factory=Counts)
+    latencies: Latencies | None = None
+    files: dict[str, list[DataFile]] = field(default_factory=dict)
     refused: int = 0
+
+
+Covered = Mapping[int, int]
+"""Partition -> offset from which on no record is missing up to the first that a task gets; for a
+partition that is not named, that first record's own."""
+
+Work = Callable[[Iterable[pa.RecordBatch]], Outcome | None]
+"""What a task does with the records of its partition; None where it has none."""
 
 
 def run_batch(
     frame: DataFrame,
-    task: Callable[[Mapping[int, int]], Task],
+    work: Callable[[Covered], Work],
     between: Callable[[int, int | None, int], DataFrame],
-    commit: Callable[[Sequence[Outcome]], None],
-) -> list[Outcome]:
-    """Write a micro-batch, and first what the sinks lack before it.
+    done: Callable[[Sequence[Outcome]], None],
+) -> None:
+    """Write a micro-batch, and first what the sink lacks before it.
 
     Args:
         frame: the micro-batch, COLUMNS of one topic, a task a partition of the log.
-        task: what to tell the tasks, given `covered`; asked anew each round.
+        work: the work of a task; asked anew each round.
         between: the records of (partition, from, to), None for the partition's beginning.
-        commit: commits the files to the lake.
+        done: told what tasks did; commits files to the lake.
     """
     covered: dict[int, int] = {}
-    done: list[Outcome] = []
     for _ in range(_ROUNDS):
-        outcomes = _run(frame, task(covered))
-        written = [outcome for outcome in outcomes if not outcome.is_behind]
-        commit(written)
-        done += written
+        outcomes = _run(frame, work(covered))
+        done(outcomes)
         late = [outcome for outcome in outcomes if outcome.is_behind]
         if not late:
-            return done
+            return
         for outcome in late:
-            start = outcome.behind or 0
+            start = outcome.stands or 0
             if start >= outcome.first:
-                continue  # another writer was faster; the next round skips what it wrote
-            missing = between(outcome.partition, outcome.behind, outcome.first)
-            found = _run(missing, task({**covered, outcome.partition: start}))
-            commit([each for each in found if not each.is_behind])
+                continue  # the next round skips what is written
+            missing = between(outcome.partition, outcome.stands, outcome.first)
+            found = _run(missing, work({**covered, outcome.partition: start}))
+            done(found)
             if not any(each.is_behind for each in found):
                 covered[outcome.partition] = max([start, *(each.end for each in found)])
-    raise RuntimeError("the sinks were put back faster than the log could be read")
+    raise RuntimeError("the sink was put back faster than the log could be read")
 
 
-def _run(frame: DataFrame, task: Task) -> list[Outcome]:
-    def work(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        outcome = write_partition(batches, task)
+def _run(frame: DataFrame, work: Work) -> list[Outcome]:
+    def told(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        outcome = work(batches)
         if outcome is not None:
             yield pa.RecordBatch.from_pydict({"outcome": [pickle.dumps(outcome)]})
 
-    rows = frame.select(*COLUMNS).mapInArrow(work, "outcome binary").collect()
+    rows = frame.select(*COLUMNS).mapInArrow(told, "outcome binary").collect()
     return [pickle.loads(bytes(row.outcome)) for row in rows]  # noqa: S301
 
 
-def write_partition(batches: Iterable[pa.RecordBatch], task: Task) -> Outcome | None:
-    """Fold a partition's records into the profiles and write the lake's files; in an executor."""
-    from profilehouse.platform import Platform  # noqa: PLC0415
+@dataclass(frozen=True)
+class FoldIntoProfiles:
+    """Folds a partition's records into the profile store.
 
-    records = (_batch(each) for each in batches if each.num_rows)
-    first = next(records, None)
-    if first is None:
-        return None
-    partition, begin = first.partition, first.offsets[0]
-    outcome = Outcome(partition, begin, begin)
-    platform = Platform(task.settings)
-    with platform.profile_store(task.declaration) as store:
-        sink = ProfileSink(store, task.declaration, task.topic_id, outcome.counts)
-        stands = [
-            sink.positions.get(partition),
-            *(task.lake[table].get(partition) for table in TABLES),
-        ]
-        lowest = _lowest(stands)
-        if (lowest or 0) < task.covered.get(partition, begin):
-            outcome.is_behind, outcome.behind = True, lowest
+    Attributes:
+        settings: of the platform.
+        declaration: what profiles hold.
+        topic_id: of the log.
+        covered: see Covered.
+    """
+
+    settings: Settings
+    declaration: Declaration
+    topic_id: str
+    covered: Covered
+
+    def __call__(self, batches: Iterable[pa.RecordBatch]) -> Outcome | None:
+        """In an executor."""
+        records = _records(batches)
+        first = next(records, None)
+        if first is None:
+            return None
+        partition, begin = first.partition, first.offsets[0]
+        outcome = Outcome(partition, begin, begin)
+        sink = _Opened.sink(self.settings, self.declaration, self.topic_id, outcome.counts)
+        outcome.stands = sink.positions.get(partition)
+        if (outcome.stands or 0) < self.covered.get(partition, begin):
+            outcome.is_behind = True
             return outcome
-        tables: dict[str, list[pa.Table]] = {table: [] for table in TABLES}
-        for batch in _chain(first, records):
-            if batch.partition != partition:
-                raise RuntimeError("a Spark task got records of two partitions of the log")
-            decoded = decode(batch, task.topic_id)
+        told: list[Latencies] = []
+        for batch in chain([first], records):
+            _check_partition(batch, partition)
+            decoded = decode(batch, self.topic_id)
             try:
                 sink.write([Part(partition, batch.next_offset, decoded)])
-            except StaleWriter:
-                stands[0] = sink.resume().get(partition)
-                outcome.is_behind, outcome.behind = True, _lowest(stands)
-                return outcome
-            tables[EVENTS].append(decoded.events)
-            tables[DEAD_LETTERS].append(decoded.dead)
+            except (StaleWriter, NoAnswer):
+                outcome.is_behind = True
+                outcome.stands = sink.resume().get(partition)
+                break
+            told.append(latencies(batch.received_at))
             outcome.end = batch.next_offset
-    lake = platform.lake()
-    for name, parts in tables.items():
-        rows = pa.concat_tables(parts)
-        stored = task.lake[name].get(partition, 0)
-        rows = rows.filter(pc.greater_equal(rows["log_offset"], stored))
-        outcome.files[name] = lake.write_files(name, rows)
-        if name == DEAD_LETTERS:
-            outcome.refused = rows.num_rows
-    return outcome
+        outcome.latencies = np.sum(told, axis=0) if told else None
+        return outcome
 
 
-def _lowest(stands: Sequence[int | None]) -> int | None:
-    """None where one of them holds nothing yet."""
-    known = [each for each in stands if each is not None]
-    return min(known) if len(known) == len(stands) else None
+@dataclass(frozen=True)
+class WriteFiles:
+    """Writes a partition's records as files for the lake, which the driver commits.
+
+    Attributes:
+        settings: of the platform.
+        topic_id: of the log.
+        stored: table -> positions, as the driver read them before the micro-batch.
+        covered: see Covered.
+    """
+
+    settings: Settings
+    topic_id: str
+    stored: Mapping[str, Mapping[int, int]]
+    covered: Covered
+
+    def __call__(self, batches: Iterable[pa.RecordBatch]) -> Outcome | None:
+        """In an executor."""
+        records = _records(batches)
+        first = next(records, None)
+        if first is None:
+            return None
+        partition, begin = first.partition, first.offsets[0]
+        outcome = Outcome(partition, begin, begin)
+        outcome.stands = lowest(self.stored[table].get(partition) for table in TABLES)
+        if (outcome.stands or 0) < self.covered.get(partition, begin):
+            outcome.is_behind = True
+            return outcome
+        rows: dict[str, list[pa.Table]] = {table: [] for table in TABLES}
+        for batch in chain([first], records):
+            _check_partition(batch, partition)
+            decoded = decode(batch, self.topic_id)
+            rows[EVENTS].append(decoded.events)
+            rows[DEAD_LETTERS].append(decoded.dead)
+            outcome.end = batch.next_offset
+        lake = _Opened.lake(self.settings)
+        for table, parts in rows.items():
+            new = pa.concat_tables(parts)
+            position = self.stored[table].get(partition, 0)
+            new = new.filter(pc.greater_equal(new["log_offset"], position))
+            outcome.files[table] = lake.write_files(table, new) if new.num_rows else []
+            if table == DEAD_LETTERS:
+                outcome.refused = new.num_rows
+        return outcome
 
 
-def _batch(records: pa.RecordBatch) -> Batch:
-    places = pc.unique(records["partition"])
-    if len(places) != 1:
+class _Opened:
+    """What a Python worker, which Spark keeps from task to task, has open: one of each.
+
+    A worker whose task failed is not used again, so nothing broken stays.
+    """
+
+    _store: Store | None = None
+    _lake: Lake | None = None
+
+    @classmethod
+    def sink(
+        cls, settings: Settings, declaration: Declaration, topic_id: str, counts: Counts
+    ) -> ProfileSink:
+        """A new sink on the store: what other workers wrote since must not be taken from memory."""
+        from profilehouse.platform import Platform  # noqa: PLC0415
+
+        if cls._store is None:
+            cls._store = Platform(settings).profile_store(declaration)
+        return ProfileSink(cls._store, declaration, topic_id, counts)
+
+    @classmethod
+    def lake(cls, settings: Settings) -> Lake:
+        from profilehouse.platform import Platform  # noqa: PLC0415
+
+        if cls._lake is None:
+            cls._lake = Platform(settings).lake()
+        return cls._lake
+
+
+def lowest(positions: Iterable[int | None]) -> int | None:
+    """None where one of them is nowhere yet."""
+    known = list(positions)
+    there = [position for position in known if position is not None]
+    return min(there) if len(there) == len(known) else None
+
+
+def _records(batches: Iterable[pa.RecordBatch]) -> Iterator[Batch]:
+    for records in batches:
+        if records.num_rows:
+            yield Batch(
+                partition=records["partition"][0].as_py(),
+                offsets=records["offset"].to_pylist(),
+                received_at=records["timestamp"].cast(pa.int64()).to_pylist(),
+                values=records["value"].to_pylist(),
+            )
+
+
+def _check_partition(batch: Batch, partition: int) -> None:
+    if batch.partition != partition:
         raise RuntimeError("a Spark task got records of two partitions of the log")
-    return Batch(
-        partition=places[0].as_py(),
-        offsets=records["offset"].to_pylist(),
-        received_at=records["timestamp"].cast(pa.int64()).to_pylist(),
-        values=records["value"].to_pylist(),
-    )
-
-
-def _chain(first: Batch, others: Iterator[Batch]) -> Iterator[Batch]:
-    yield first
-    yield from others
 
 
 def kafka_range(topic: str, partition: int, begin: int | None, end: int) -> dict[str, Any]:

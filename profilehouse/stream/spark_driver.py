@@ -1,6 +1,9 @@
-"""The driver of the live path on Spark: the query, its stop, its status and the lake's commits.
+"""The driver of the live path on Spark: its queries, their stop, the status, the lake's commits.
 
 Belongs here: what needs a Spark session. Does not belong here: what tasks do (spark.py).
+
+Each sink is a query of its own, with its own checkpoint: profiles are written as fast as
+micro-batches go, the lake every few seconds, and neither waits for the other.
 """
 
 from __future__ import annotations
@@ -14,7 +17,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -22,38 +28,68 @@ from urllib.parse import urlsplit
 from profilehouse.errors import ProfilehouseError
 from profilehouse.lake.appending import check_topic
 from profilehouse.profiles.features import Declaration
-from profilehouse.stream.profiles import Counts, ProfileSink, create_if_missing
-from profilehouse.stream.spark import COLUMNS, TABLES, Outcome, Task, kafka_range, run_batch
-from profilehouse.stream.status import State, Status, write_status
+from profilehouse.stream.meter import Meter
+from profilehouse.stream.profiles import Counts, create_if_missing
+from profilehouse.stream.spark import (
+    COLUMNS,
+    TABLES,
+    Covered,
+    FoldIntoProfiles,
+    Outcome,
+    Work,
+    WriteFiles,
+    kafka_range,
+    lowest,
+    run_batch,
+)
+from profilehouse.stream.status import State, Status, remove_old, write_status
 from profilehouse.times import utc_now
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+    from profilehouse.log import Log
     from profilehouse.platform import Platform
+    from profilehouse.profiles.store import Store
 
 logger = logging.getLogger(__name__)
 
+RECORDS_PER_COMMIT = 250_000
+"""Of the lake, at most."""
+
 _RECORDS_AT_ONCE = 5_000
+_SECONDS_BETWEEN_STATUSES = 1
+_SECONDS_TO_END = 60
+"""How long a stop waits for a micro-batch. One that is broken off is run again."""
+
+
+@dataclass(frozen=True)
+class SparkOptions:
+    """How the live path on Spark behaves.
+
+    Attributes:
+        checkpoint: folder that every node reaches; each topic and sink has its own folder in it.
+        max_offsets: records of a micro-batch of the profiles, at most.
+        lake_seconds: seconds between two commits to the lake.
+        master: where Spark runs; what spark-submit was told goes before it.
+    """
+
+    checkpoint: str
+    max_offsets: int = 20_000
+    lake_seconds: float = 5
+    master: str = "local[2]"
 
 
 class SparkProcess:
-    """Runs the query until it is told to stop, or fails."""
+    """Runs the queries until it is told to stop, or one fails."""
 
-    def __init__(
-        self,
-        platform: Platform,
-        declaration: Declaration,
-        checkpoint: str,
-        max_offsets: int,
-    ) -> None:
+    def __init__(self, platform: Platform, declaration: Declaration, options: SparkOptions) -> None:
         """Start nothing yet.
 
         Args:
             platform: log in Kafka; store and lake that every executor reaches.
             declaration: what to keep.
-            checkpoint: folder that every node reaches. Each topic has its own folder in it.
-            max_offsets: records of a micro-batch, at most.
+            options: see there.
         """
         url = urlsplit(platform.settings.log)
         if url.scheme != "kafka":
@@ -67,25 +103,33 @@ class SparkProcess:
                 " once, which LMDB cannot; set it to a store in Cassandra or DynamoDB"
             )
         self._brokers, self._topic = url.netloc, url.path.strip("/")
-        self._platform, self._declaration = platform, declaration
-        self._checkpoint, self._max_offsets = checkpoint, max_offsets
+        self._platform, self._declaration, self._options = platform, declaration, options
         self._stop = threading.Event()
+        self._working = {"profiles": threading.Lock(), "lake": threading.Lock()}
         self._spark: SparkSession
         self._lake = platform.lake()
         self._stored: dict[str, dict[int, int]] = {table: {} for table in TABLES}
+        self._meter = Meter()
         self._counts = Counts()
         self._refused = 0
+        self._restarts = 0
         self._error: str | None = None
         self._started_at = utc_now()
+        self._status: Status | None = None
 
-    def stop(self) -> None:
-        """Stop after the micro-batch; safe to call from a signal handler."""
-        self._stop.set()
+    @property
+    def status(self) -> Status | None:
+        """How the process was a second ago or less; None before it began."""
+        return self._status
 
     @property
     def events(self) -> int:
         """Events that went into profiles since the start."""
         return self._counts.events
+
+    def stop(self) -> None:
+        """Stop after the micro-batch; safe to call from a signal handler."""
+        self._stop.set()
 
     def run(self) -> None:
         """Follow the log until `stop`.
@@ -94,43 +138,113 @@ class SparkProcess:
             ProfilehouseError: if log, store or lake cannot be used. The next process goes on from
                 what is stored.
         """
-        self._spark = local_session()
+        self._spark = session(self._options.master)
         try:
-            self._follow()
+            remove_old(self._platform.settings, self._platform.aws)
+            with (
+                self._platform.log() as log,
+                self._platform.profile_store(self._declaration) as store,
+            ):
+                create_if_missing(store, self._declaration)
+                self._follow(log, store)
         finally:
             self._spark.stop()
 
-    def _follow(self) -> None:
-        with self._platform.log() as log, self._platform.profile_store(self._declaration) as store:
-            create_if_missing(store, self._declaration)
-            profiles = ProfileSink(store, self._declaration, log.topic_id).positions
-            self._read_lake(log.topic_id)
-            sinks = (profiles, *self._stored.values())
-            starts = {str(p): min(sink.get(p, -2) for sink in sinks) for p in log.ends()}
-            query = (
-                self._source(
-                    "readStream",
-                    {
-                        "subscribe": self._topic,
-                        "startingOffsets": json.dumps({self._topic: starts}),
-                        "maxOffsetsPerTrigger": self._max_offsets,
-                    },
-                )
-                .writeStream.option("checkpointLocation", f"{self._checkpoint}/{log.topic_id}")
-                .foreachBatch(lambda frame, _: self._write(frame, log.topic_id))
-                .start()
-            )
-            state: State = "failed"
-            try:
-                while not self._stop.is_set() and not query.awaitTermination(1):
-                    self._report(log.topic_id, log.ends(), store.resume(log.topic_id), "running")
-                state = "stopped"
-            except Exception as error:
-                self._error = str(error).splitlines()[0]
-                raise ProfilehouseError(f"Spark: {self._error}") from error
-            finally:
-                query.stop()
-                self._report(log.topic_id, log.ends(), store.resume(log.topic_id), state)
+    def _follow(self, log: Log, store: Store) -> None:
+        topic_id, ends = log.topic_id, log.ends()
+        self._read_lake(topic_id)
+        profiles = store.resume(topic_id)
+        lake = {p: lowest(self._stored[table].get(p) for table in TABLES) for p in ends}
+        fold = partial(FoldIntoProfiles, self._platform.settings, self._declaration, topic_id)
+
+        def files(covered: Covered) -> WriteFiles:
+            self._read_lake(topic_id)
+            return WriteFiles(self._platform.settings, topic_id, self._stored, covered)
+
+        self._start(
+            "profiles",
+            topic_id,
+            {p: profiles.get(p) for p in ends},
+            self._options.max_offsets,
+            0,
+            fold,
+            lambda outcomes, _: self._count(outcomes),
+        )
+        self._start(
+            "lake",
+            topic_id,
+            lake,
+            RECORDS_PER_COMMIT,
+            self._options.lake_seconds,
+            files,
+            partial(self._commit, topic_id),
+        )
+        state: State = "failed"
+        try:
+            while not self._stop.is_set():
+                self._spark.streams.awaitAnyTermination(_SECONDS_BETWEEN_STATUSES)
+                self._report(log, store, "running")
+            state = "stopped"
+        except ProfilehouseError as error:
+            self._error = str(error)
+            raise
+        except Exception as error:
+            self._error = _said(error)
+            raise ProfilehouseError(
+                f"the live path on Spark: {self._error}; mend that and start it again, it goes on"
+                " from what is stored"
+            ) from error
+        finally:
+            self._end()
+            self._report(log, store, state)
+
+    def _end(self) -> None:
+        """Stop the queries, each between two micro-batches; one that was to begin says so."""
+        self._stop.set()
+        self._spark.sparkContext.setLogLevel("OFF")
+        with ExitStack() as held:
+            for lock in self._working.values():
+                if lock.acquire(timeout=_SECONDS_TO_END):
+                    held.callback(lock.release)
+        for query in self._spark.streams.active:
+            query.stop()
+
+    def _start(
+        self,
+        sink: str,
+        topic_id: str,
+        starts: Mapping[int, int | None],
+        at_once: int,
+        seconds: float,
+        work: Callable[[Covered], Work],
+        done: Callable[[Sequence[Outcome], float], None],
+    ) -> None:
+        """Start the query of a sink; `starts` matter where there is no checkpoint."""
+
+        def write(frame: DataFrame, _number: int) -> None:
+            with self._working[sink]:
+                if self._stop.is_set():
+                    raise RuntimeError("stopped before this micro-batch, which is run again")
+                begun = time.time()
+                run_batch(frame, work, self._between, lambda outcomes: done(outcomes, begun))
+
+        offsets = {str(p): -2 if start is None else start for p, start in starts.items()}
+        source = self._source(
+            "readStream",
+            {
+                "subscribe": self._topic,
+                "startingOffsets": json.dumps({self._topic: offsets}),
+                "maxOffsetsPerTrigger": at_once,
+            },
+        )
+        self._spark.sparkContext.setLocalProperty("spark.scheduler.pool", sink)
+        (
+            source.writeStream.queryName(sink)
+            .option("checkpointLocation", f"{self._options.checkpoint}/{topic_id}/{sink}")
+            .trigger(processingTime=f"{seconds} seconds")
+            .foreachBatch(write)
+            .start()
+        )
 
     def _source(self, reader: str, options: Mapping[str, Any]) -> DataFrame:
         read = getattr(self._spark, reader).format("kafka").options(**options)
@@ -138,38 +252,32 @@ class SparkProcess:
         frame: DataFrame = read.load().select(*COLUMNS)
         return frame
 
-    def _write(self, frame: DataFrame, topic_id: str) -> None:
-        begun = time.time()
-        settings = self._platform.settings
+    def _between(self, partition: int, begin: int | None, end: int) -> DataFrame:
+        return self._source("read", kafka_range(self._topic, partition, begin, end))
 
-        def task(covered: Mapping[int, int]) -> Task:
-            self._read_lake(topic_id)
-            return Task(settings, self._declaration, topic_id, self._stored, covered)
-
-        def between(partition: int, begin: int | None, end: int) -> DataFrame:
-            return self._source("read", kafka_range(self._topic, partition, begin, end))
-
-        def commit(outcomes: Sequence[Outcome]) -> None:
-            self._commit(outcomes, topic_id, begun)
-
-        for outcome in run_batch(frame, task, between, commit):
+    def _count(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
             self._counts.events += outcome.counts.events
             self._counts.unconsented += outcome.counts.unconsented
             self._counts.late += outcome.counts.late
             self._counts.oversized += outcome.counts.oversized
-            self._refused += outcome.refused
+            self._restarts += outcome.is_behind
+            if outcome.latencies is not None:
+                self._meter.count(outcome.latencies)
 
-    def _commit(self, outcomes: Sequence[Outcome], topic_id: str, begun: float) -> None:
+    def _commit(self, topic_id: str, outcomes: Sequence[Outcome], begun: float) -> None:
         for name in TABLES:
             stored = self._stored[name]
             after = {o.partition: o.end for o in outcomes if o.end > stored.get(o.partition, 0)}
             if not after:
                 continue
             before = {p: stored[p] for p in after if p in stored}
-            files = [file for o in outcomes for file in o.files[name] if o.partition in after]
+            files = [file for o in outcomes for file in o.files.get(name, ())]
             self._lake.append_files(
                 name, files, topic_id=topic_id, before=before, after=after, begun=begun
             )
+        self._refused += sum(outcome.refused for outcome in outcomes)
+        self._read_lake(topic_id)
 
     def _read_lake(self, topic_id: str) -> None:
         for name in TABLES:
@@ -177,62 +285,85 @@ class SparkProcess:
             check_topic(f"lake table {name}", held, topic_id)
             self._stored[name] = held.offsets
 
-    def _report(
-        self, topic_id: str, ends: dict[int, int], profiles: Mapping[int, int], state: State
-    ) -> None:
-        status = Status(
-            instance=f"{socket.gethostname()}-{os.getpid()}",
-            state=state,
-            started_at=self._started_at,
-            written_at=utc_now(),
-            log=self._platform.settings.log,
-            topic_id=topic_id,
-            ends=ends,
-            profiles=dict(profiles),
-            lake=dict(self._stored[TABLES[0]]),
-            dead_letters=dict(self._stored[TABLES[1]]),
-            events=self._counts.events,
-            refused=self._refused,
-            unconsented=self._counts.unconsented,
-            late=self._counts.late,
-            batch_limit=self._max_offsets,
-            oversized=self._counts.oversized,
-            error=self._error,
-        )
-        write_status(self._platform.settings, status, self._platform.aws)
+    def _report(self, log: Log, store: Store, state: State) -> None:
+        try:
+            self._status = Status(
+                instance=f"{socket.gethostname()}-{os.getpid()}",
+                state=state,
+                started_at=self._started_at,
+                written_at=utc_now(),
+                log=self._platform.settings.log,
+                topic_id=log.topic_id,
+                ends=log.ends(),
+                profiles=dict(store.resume(log.topic_id)),
+                lake=dict(self._stored[TABLES[0]]),
+                dead_letters=dict(self._stored[TABLES[1]]),
+                events=self._counts.events,
+                refused=self._refused,
+                unconsented=self._counts.unconsented,
+                late=self._counts.late,
+                rate=round(self._meter.rate(), 1),
+                latency=self._meter.latency(),
+                batch_limit=self._options.max_offsets,
+                restarts=self._restarts,
+                oversized=self._counts.oversized,
+                error=self._error,
+            )
+            write_status(self._platform.settings, self._status, self._platform.aws)
+        except ProfilehouseError as error:
+            logger.warning("the live process could not say how it is: %s", error)
 
 
-def local_session(master: str = "local[2]") -> SparkSession:
-    """A session on this machine, with the Kafka connector of services/jars.
+def session(master: str) -> SparkSession:
+    """A session with the Kafka connector: that of spark-submit, else one of services/jars.
 
     Raises:
         ProfilehouseError: where pyspark or a full Java is missing.
     """
     if find_spec("pyspark") is None:
         raise ProfilehouseError("pyspark is not installed; pip install 'profilehouse[spark]'")
-    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
-        raise ProfilehouseError("Spark needs Java 17 or newer; install one, or set JAVA_HOME")
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     from pyspark.sql import SparkSession  # noqa: PLC0415
 
+    builder = (
+        SparkSession.builder.config("spark.scheduler.mode", "FAIR")
+        .config("spark.sql.adaptive.enabled", "false")  # streams refuse it
+        .config("spark.sql.execution.arrow.maxRecordsPerBatch", _RECORDS_AT_ONCE)
+    )
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # spark-submit has it set
+        builder = _on_this_machine(builder, master)
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        found = builder.getOrCreate()
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupt)  # pyspark puts its own there
+    found.sparkContext.setLogLevel("ERROR")
+    return found
+
+
+def _on_this_machine(builder: SparkSession.Builder, master: str) -> SparkSession.Builder:
     from services.java import JavaError, jars  # noqa: PLC0415
 
+    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
+        raise ProfilehouseError("Spark needs Java 17 or newer; install one, or set JAVA_HOME")
     try:
         connector = ",".join(map(str, jars("spark")))
     except JavaError as error:
         raise ProfilehouseError(f"Spark's Kafka connector cannot be had: {error}") from error
-    session = (
-        SparkSession.builder.master(master)
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    return (
+        builder.master(master)
         .appName("profilehouse")
         .config("spark.jars", connector)
         .config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.driver.host", "127.0.0.1")
         .config("spark.ui.enabled", "false")
-        .config("spark.sql.execution.arrow.maxRecordsPerBatch", _RECORDS_AT_ONCE)
+        .config("spark.ui.showConsoleProgress", "false")
     )
-    interrupt = signal.getsignal(signal.SIGINT)
-    try:
-        return session.getOrCreate()
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, interrupt)  # pyspark puts its own there
+
+
+def _said(error: BaseException) -> str:
+    """What an error of Spark says, without its stack; the platform's own words where they are."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    ours = [line.partition("ProfilehouseError: ")[2] for line in lines]
+    return next((line for line in ours if line), lines[0]).strip()

@@ -22,7 +22,7 @@ from profilehouse.platform import Platform
 from profilehouse.profiles.features import load_declaration
 from profilehouse.settings import load_settings
 from profilehouse.stream.process import LiveProcess, Options
-from profilehouse.stream.spark_driver import SparkProcess
+from profilehouse.stream.spark_driver import SparkOptions, SparkProcess
 from services.dynamodb import REGION, DynamoDbLocal, credentials
 from services.kafka import KafkaBroker
 
@@ -119,8 +119,10 @@ def until_done(process: LiveProcess, where: Platform) -> None:
 
 
 def is_done(where: Platform) -> bool:
-    with where.log() as log:
+    with where.log() as log, where.profile_store(load_declaration()) as store:
         ends = log.ends()
+        if not store.exists() or store.resume(log.topic_id) != ends:
+            return False
     return all(where.lake().positions(name).offsets == ends for name in (EVENTS, DEAD_LETTERS))
 
 
@@ -143,4 +145,6 @@ def test_what_spark_cannot_use_is_one_line_that_says_what_to_set(
     settings: dict[str, str], told: str
 ) -> None:
     with pytest.raises(ProfilehouseError, match=told):
-        SparkProcess(Platform(load_settings(**settings)), load_declaration(), "checkpoint", 100)
+        SparkProcess(
+            Platform(load_settings(**settings)), load_declaration(), SparkOptions("checkpoint")
+        )

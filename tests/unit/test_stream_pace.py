@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from time import time
 
-from profilehouse.stream.meter import Meter
+from profilehouse.stream.meter import Meter, latencies
 from profilehouse.stream.pace import LARGEST_BATCH, SMALLEST_BATCH, Pace
 
 
@@ -57,7 +57,7 @@ def test_percentiles_are_those_of_the_events_within_a_bin() -> None:
     meter = Meter()
     now = int(time() * 1e6)
     assert meter.latency() is None
-    meter.count([now - 10_000] * 98 + [now - 500_000] * 2)
+    meter.count(latencies([now - 10_000] * 98 + [now - 500_000] * 2))
 
     latency = meter.latency()
     assert latency is not None

@@ -204,8 +204,10 @@ class RemoteStore:
     def resume(self, topic_id: str) -> dict[int, int]:
         """See Store."""
         number = self.refresh()
-        self._server.claim(number, topic_id)
         control = self._server.control(number)
+        if control is not None and control.topic_id is None:
+            self._server.claim(number, topic_id)
+            control = self._server.control(number)
         if control is None:
             raise StaleWriter(f"{self._server.url}: generation {number} was replaced")
         check_topic(self._server.url, control.topic_id, topic_id)

@@ -37,8 +37,6 @@ cdc_raw_directory: $folder/cdc
 commitlog_sync: batch
 commitlog_segment_size: 8MiB
 memtable_heap_space: 128MiB
-concurrent_reads: 4
-concurrent_writes: 4
 auto_snapshot: false
 """)
 

@@ -64,9 +64,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--master",
-    default="local[2]",
+    default="local[2,4]",
     show_default=True,
-    help="Spark only: where it runs, unless spark-submit said it.",
+    help="Spark only: where it runs, unless spark-submit said it; here 2 cores, 4 tries of a task.",
 )
 def stream(
     latency_goal: float,

@@ -71,13 +71,14 @@ class SparkOptions:
         checkpoint: folder that every node reaches; each topic and sink has its own folder in it.
         max_offsets: records of a micro-batch of the profiles, at most.
         lake_seconds: seconds between two commits to the lake.
-        master: where Spark runs; what spark-submit was told goes before it.
+        master: where Spark runs, by default on two cores with four tries of each task; what
+            spark-submit was told goes before it.
     """
 
     checkpoint: str
     max_offsets: int = 20_000
     lake_seconds: float = 5
-    master: str = "local[2]"
+    master: str = "local[2,4]"
 
 
 class SparkProcess:

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from shutil import rmtree
 
 import pyarrow as pa
 import pytest
@@ -23,54 +24,102 @@ from profilehouse.profiles.features import load_declaration
 from profilehouse.settings import load_settings
 from profilehouse.stream.process import LiveProcess, Options
 from profilehouse.stream.spark_driver import SparkOptions, SparkProcess
+from profilehouse.stream.status import read_statuses
+from services.cassandra import CassandraNode
 from services.dynamodb import REGION, DynamoDbLocal, credentials
 from services.kafka import KafkaBroker
+from tests.torture.runner import Plan, run
+from tests.torture.stores import place
 
 SECONDS = 120
 
 
-def test_both_engines_make_the_same_profiles_byte_by_byte_though_the_driver_was_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    with KafkaBroker(tmp_path_factory.mktemp("kafka")) as running:
+        yield running
+
+
+def test_after_kills_of_driver_and_workers_everything_is_as_a_naive_fold_says(
+    broker: KafkaBroker, tmp_path: Path
 ) -> None:
-    with KafkaBroker(tmp_path / "kafka") as broker, DynamoDbLocal(tmp_path / "dynamodb") as server:
+    plan = Plan(seed=14, events=4_000, kills=4, freezes=0, joins=0, seconds=10, engine="spark")
+    with place("dynamodb", tmp_path, broker) as where:
+        outcome = run(where, plan, print)
+    assert outcome.differences == []
+    assert outcome.did["kill: worker"] > 0
+    assert outcome.did["kills"] > outcome.did["kill: worker"]
+    assert outcome.compared["rows of web_events"] > plan.events * 0.99
+    assert outcome.compared["user profiles"] > 100
+    assert outcome.compared["visitor profiles"] > 100
+
+
+def test_all_stores_and_both_engines_hold_the_same_bytes_whatever_becomes_of_checkpoints(
+    broker: KafkaBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        DynamoDbLocal(tmp_path / "dynamodb") as server,
+        CassandraNode(tmp_path / "cassandra") as node,
+    ):
         for name, value in credentials(server.endpoint).items():
             monkeypatch.setenv(name, value)
-        broker.create_topic("web", 2)
-        one, spark = (platform(tmp_path / name, broker.url("web")) for name in ("one", "spark"))
-        with one.log() as log, log.producer() as producer:
-            for number in range(500):
-                user = f"user-{number % 17}"
-                record = b"{" if number % 100 == 0 else event(number, user)
-                producer.append(user.encode(), record)
-        declaration = load_declaration()
-        until_done(LiveProcess(one, declaration, Options(lake_seconds=0.5)), one)
-        environment = os.environ | {
-            f"PROFILEHOUSE_{name.upper()}": getattr(spark.settings, name)
-            for name in ("log", "lake", "profiles", "status")
-        }
-        command = [sys.executable, "-m", "profilehouse.cli", "stream", "--engine", "spark"]
-        command += ["--checkpoint", str(tmp_path / "checkpoint"), "--max-offsets", "50"]
-        first = subprocess.Popen(command, env=environment, start_new_session=True)
-        try:
-            wait_until(lambda: spark.lake().positions(EVENTS).offsets != {}, first)
-        finally:
-            os.killpg(first.pid, signal.SIGKILL)
-            first.wait(SECONDS)
-        second = subprocess.Popen(command, env=environment, start_new_session=True)
-        try:
-            wait_until(lambda: is_done(spark), second)
-            second.terminate()
-            assert second.wait(SECONDS) == 0
-        finally:
-            if second.poll() is None:
-                os.killpg(second.pid, signal.SIGKILL)
-        with one.profile_store(declaration) as left, spark.profile_store(declaration) as right:
-            rows = dict(right.items())
-            assert rows == dict(left.items())
-            assert len(rows) == 17
+        node.make_keyspace("both")
+        log, checkpoint = broker.url("both"), tmp_path / "checkpoint"
+        broker.create_topic("both", 2)
+        one = platform(tmp_path / "one", log, f"lmdb:{tmp_path / 'profiles'}")
+        dynamodb = platform(tmp_path / "dynamodb-lake", log, f"dynamodb://{REGION}/both")
+        cassandra = platform(tmp_path / "cassandra-lake", log, node.url("both"))
+
+        append(one, range(300))
+        follow(dynamodb, checkpoint)
+        rmtree(checkpoint)
+        append(one, range(300, 500))
+        follow(dynamodb, checkpoint, "without a checkpoint it goes on from what is stored")
+        follow(cassandra, checkpoint, "this checkpoint is ahead of a store that has nothing")
+        until_done(LiveProcess(one, load_declaration(), Options(lake_seconds=0.5)), one)
+
+        wanted = rows(one)
+        assert len(wanted) == 17
+        assert rows(dynamodb) == wanted
+        assert rows(cassandra) == wanted
         for name, count in {EVENTS: 495, DEAD_LETTERS: 5}.items():
-            assert in_lake(spark, name) == in_lake(one, name)
-            assert in_lake(spark, name).num_rows == count
+            assert in_lake(one, name).num_rows == count
+            assert in_lake(dynamodb, name) == in_lake(one, name)
+            assert in_lake(cassandra, name) == in_lake(one, name)
+        [status] = read_statuses(cassandra.settings)
+        assert (status.state, status.events, status.refused, status.lag) == ("stopped", 495, 5, 0)
+        assert status.latency is not None
+
+
+def follow(where: Platform, checkpoint: Path, why: str = "") -> None:
+    """Run the live path on Spark until it has all that is in the log."""
+    environment = os.environ | {
+        f"PROFILEHOUSE_{name.upper()}": getattr(where.settings, name)
+        for name in ("log", "lake", "profiles", "status")
+    }
+    command = [sys.executable, "-m", "profilehouse.cli", "stream", "--engine", "spark"]
+    command += ["--checkpoint", str(checkpoint), "--max-offsets", "100", "--lake-seconds", "1"]
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        wait_until(lambda: is_done(where), process)
+        process.terminate()
+        assert process.wait(SECONDS) == 0, why
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def append(where: Platform, numbers: Iterable[int]) -> None:
+    with where.log() as log, log.producer() as producer:
+        for number in numbers:
+            user = f"user-{number % 17}"
+            record = b"{" if number % 100 == 0 else event(number, user)
+            producer.append(user.encode(), record)
+
+
+def rows(where: Platform) -> dict[str, bytes]:
+    with where.profile_store(load_declaration()) as store:
+        return dict(store.items())
 
 
 def in_lake(where: Platform, name: str) -> pa.Table:
@@ -81,13 +130,13 @@ def in_lake(where: Platform, name: str) -> pa.Table:
     )
 
 
-def platform(folder: Path, log: str) -> Platform:
+def platform(folder: Path, log: str, profiles: str) -> Platform:
     folder.mkdir()
     return Platform(
         load_settings(
             log=log,
             lake=str(folder / "lake"),
-            profiles=f"dynamodb://{REGION}/{folder.name}",
+            profiles=profiles,
             status=str(folder / "status"),
         )
     )

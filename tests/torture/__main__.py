@@ -1,4 +1,4 @@
-"""The long torture test: `python -m tests.torture [--store lmdb] [--events N] [--kills N]`."""
+"""The long torture test: `python -m tests.torture [--store lmdb] [--kills N] [--engine spark]`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import click
 
@@ -22,16 +23,28 @@ SECONDS_PER_KILL = 8
 @click.option("--events", default=200_000, show_default=True, type=click.IntRange(min=1000))
 @click.option("--kills", default=100, show_default=True, type=click.IntRange(min=0))
 @click.option("--seed", default=1, show_default=True)
+@click.option("--engine", type=click.Choice(["process", "spark"]), default="process")
 @click.option("--folder", type=click.Path(path_type=Path), help="Kept, unlike the one by default.")
-def main(stores: tuple[str, ...], events: int, kills: int, seed: int, folder: Path | None) -> None:
-    """Kill live processes again and again; everything must still be there, once."""
+def main(
+    stores: tuple[str, ...],
+    events: int,
+    kills: int,
+    seed: int,
+    engine: Literal["process", "spark"],
+    folder: Path | None,
+) -> None:
+    """Kill live processes again and again; everything must still be there, once.
+
+    On Spark also its Python workers; it needs a store that is no LMDB.
+    """
     plan = Plan(
         seed=seed,
         events=events,
         kills=kills,
-        freezes=kills // 20,
-        joins=kills // 5,
+        freezes=0 if engine == "spark" else kills // 20,
+        joins=0 if engine == "spark" else kills // 5,
         seconds=kills * SECONDS_PER_KILL,
+        engine=engine,
     )
     failed = False
     with TemporaryDirectory(prefix="torture-") as scratch:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from confluent_kafka import Consumer, TopicPartition
 
@@ -38,7 +38,7 @@ SECONDS_TO_START = 4.0
 
 _SECONDS_TO_END = 60
 _SECONDS_TO_CATCH_UP = 240
-_SECONDS_TO_GO_ON = 30
+_SECONDS_TO_GO_ON = 90
 _LINES_SHOWN = 15
 _DIFFERENCES_SHOWN = 5
 
@@ -55,6 +55,7 @@ class Plan:
         joins: how often a second process joins; it leaves again in order, or by a kill.
         seconds: over which the records are appended, if what is done to the processes takes so
             long; longer, if it takes longer.
+        engine: what runs. Of Spark only one process runs, so nobody joins and nobody is frozen.
     """
 
     seed: int
@@ -63,6 +64,7 @@ class Plan:
     freezes: int = 1
     joins: int = 2
     seconds: float = 60.0
+    engine: Literal["process", "spark"] = "process"
 
 
 @dataclass(frozen=True)
@@ -119,13 +121,21 @@ class Outcome:
 class Instance:
     """A live process."""
 
-    def __init__(self, place: Place, name: str) -> None:
-        """Start it."""
+    def __init__(self, place: Place, name: str, options: Sequence[str] = ()) -> None:
+        """Start it, with options of `profilehouse stream`."""
         self._place = place
         self.output = place.folder / f"{name}.log"
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "profilehouse.cli", "stream", "--lake-seconds", "1"],
+                [
+                    sys.executable,
+                    "-m",
+                    "profilehouse.cli",
+                    "stream",
+                    "--lake-seconds",
+                    "1",
+                    *options,
+                ],
                 cwd=place.folder,
                 env=place.environment,
                 stdin=subprocess.DEVNULL,
@@ -159,6 +169,20 @@ class Instance:
     def send(self, what: signal.Signals) -> None:
         """Send it a signal."""
         self._process.send_signal(what)
+
+    def kill_a_worker(self) -> bool:
+        """End one of the processes that run Python for Spark; False where there is none."""
+        processes = {pid: (parent, command) for pid, parent, command in _processes()}
+        daemons = [pid for pid, (_, command) in processes.items() if "pyspark.daemon" in command]
+        workers = [
+            pid
+            for pid in daemons
+            if processes[pid][0] in daemons
+            and self._process.pid in _ancestors(pid, {p: each[0] for p, each in processes.items()})
+        ]
+        for worker in workers[:1]:
+            os.kill(worker, signal.SIGKILL)
+        return bool(workers)
 
     def kill(self) -> None:
         """End it at once; it had been running."""
@@ -286,7 +310,11 @@ class _Torture:
 
     def _start(self) -> None:
         self._started += 1
-        self._running.append(Instance(self._place, f"process-{self._started}"))
+        options = []
+        if self._plan.engine == "spark":
+            options = ["--engine", "spark", "--checkpoint", str(self._place.folder / "checkpoint")]
+            options += ["--max-offsets", "1000"]
+        self._running.append(Instance(self._place, f"process-{self._started}", options))
 
     def _leave(self) -> None:
         """One of two goes, in order or not."""
@@ -303,7 +331,17 @@ class _Torture:
 
     def _kill(self) -> None:
         victim = self._chance.choice(self._running)
-        moment = self._chance.choice(["starting", "any", "store", "lake", "metadata", "catalog"])
+        moments = ["starting", "any", "store", "lake", "metadata", "catalog"]
+        if self._plan.engine == "spark":
+            moments += ["worker"] * len(moments)
+        moment = self._chance.choice(moments)
+        if moment == "worker":
+            self._wait_for_work(victim)
+            time.sleep(self._chance.uniform(0, 1))
+            if victim.kill_a_worker():
+                self._did[f"kill: {moment}"] += 1
+                self._did["kills"] += 1
+                return
         if moment == "starting":
             time.sleep(self._chance.uniform(0, SECONDS_TO_START))
         else:
@@ -392,6 +430,21 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def _processes() -> Iterator[tuple[int, int, str]]:
+    """(pid, its parent's, command) of all that run."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text("utf-8").rpartition(")")[2].split()[1])
+            yield int(folder.name), parent, (folder / "cmdline").read_text("utf-8")
+        except (OSError, ValueError):
+            continue
+
+
+def _ancestors(pid: int, parents: Mapping[int, int]) -> Iterator[int]:
+    while (pid := parents.get(pid, 0)) > 1:
+        yield pid
 
 
 def _with_files(folder: Path | None) -> list[Path]:

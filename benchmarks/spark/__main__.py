@@ -182,7 +182,6 @@ class _Bench:
         self._node.make_keyspace(name)
         folder = self._scratch / name
         options = ["--engine", "spark", "--master", master, "--max-offsets", self._max_offsets]
-        options += ["--checkpoint", str(folder / "checkpoint")]
         return engines.Run(folder, self._broker, topic, self._node.url(name), options)
 
     def _wait_for_rows(self, job: subprocess.Popen[bytes], run: engines.Run) -> None:

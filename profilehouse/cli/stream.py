@@ -50,12 +50,6 @@ if TYPE_CHECKING:
     help="This process, or Spark Structured Streaming on this machine.",
 )
 @click.option(
-    "--checkpoint",
-    default="data/spark",
-    show_default=True,
-    help="Spark only: the folder of its offsets.",
-)
-@click.option(
     "--max-offsets",
     type=click.IntRange(min=1),
     default=20_000,
@@ -73,7 +67,6 @@ def stream(
     max_rate: float | None,
     lake_seconds: float,
     engine: str,
-    checkpoint: str,
     max_offsets: int,
     master: str,
     metrics: str | None,
@@ -94,7 +87,7 @@ def stream(
     platform, declaration = Platform(settings), load_declaration()
     process: LiveProcess | SparkProcess
     if engine == "spark":
-        spark = SparkOptions(checkpoint, max_offsets, lake_seconds, master)
+        spark = SparkOptions(max_offsets, lake_seconds, master)
         process = SparkProcess(platform, declaration, spark)
     else:
         options = Options(latency_goal=latency_goal, max_rate=max_rate, lake_seconds=lake_seconds)

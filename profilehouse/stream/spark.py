@@ -4,21 +4,18 @@ Belongs here: what a task does with its partition's records, and how a micro-bat
 Does not belong here: decoding, folding and storing, which are the one-process engine's own, or the
 Spark session (spark_driver.py).
 
-Spark keeps a checkpoint of offsets and nothing else, and even that is only where it reads next:
-every commit is compare-and-set on the position it starts from, so a micro-batch that is run again
-changes nothing. Where a sink stands *before* a micro-batch (a rebuilt generation, a checkpoint that
-is ahead) the task writes nothing and says so, and the driver first has the missing records read.
-Without a checkpoint Spark begins where the sink stands.
+Where a sink stands is in the sink, changed by the commit that writes, and each commit is
+compare-and-set on it. So a micro-batch that is run again changes nothing, and Spark's own
+checkpoint matters to nobody: every start reads on from where the sinks stand.
 """
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -43,8 +40,8 @@ TABLES = (EVENTS, DEAD_LETTERS)
 COLUMNS = ("partition", "offset", "timestamp", "value")
 """Of Spark's Kafka source: what a task reads."""
 
-_ROUNDS = 10
-"""So often a micro-batch is tried while rebuilt generations fall behind it."""
+_ATTEMPTS = 5
+"""How often a micro-batch is tried while other writers are quicker or the store does not answer."""
 
 
 @dataclass
@@ -53,10 +50,9 @@ class Outcome:
 
     Attributes:
         partition: of the log.
-        first: offset of the first record it was given.
         end: offset after the last that is written.
-        is_behind: whether the driver has to run the partition again: the sink lacks records before
-            `first`, another writer came between, or the store did not answer.
+        is_done: False where it wrote nothing or not all: the sink is behind, another writer came
+            between, or the store did not answer.
         stands: where the sink stands then; None for nowhere.
         counts: of the profiles.
         latencies: of the profiles.
@@ -65,9 +61,8 @@ class Outcome:
     """
 
     partition: int
-    first: int
     end: int
-    is_behind: bool = False
+    is_done: bool = False
     stands: int | None = None
     counts: Counts = field(default_factory=Counts)
     latencies: Latencies | None = None
@@ -75,45 +70,50 @@ class Outcome:
     refused: int = 0
 
 
-Covered = Mapping[int, int]
-"""Partition -> offset from which on no record is missing up to the first that a task gets; for a
-partition that is not named, that first record's own."""
+Reached = Mapping[int, int]
+"""Partition -> offset up to which the sink held everything when the last micro-batch had ended."""
 
 Work = Callable[[Iterable[pa.RecordBatch]], Outcome | None]
 """What a task does with the records of its partition; None where it has none."""
 
 
+class BehindError(Exception):
+    """The sink stands before the micro-batch: its generation was replaced by a rebuilt one."""
+
+
 def run_batch(
     frame: DataFrame,
-    work: Callable[[Covered], Work],
-    between: Callable[[int, int | None, int], DataFrame],
+    reached: Reached,
+    work: Callable[[Reached], Work],
     done: Callable[[Sequence[Outcome]], None],
 ) -> None:
-    """Write a micro-batch, and first what the sink lacks before it.
+    """Write a micro-batch.
 
     Args:
-        frame: the micro-batch, COLUMNS of one topic, a task a partition of the log.
-        work: the work of a task; asked anew each round.
-        between: the records of (partition, from, to), None for the partition's beginning.
+        frame: the micro-batch, COLUMNS of one topic, a task a partition of the log. No record is
+            missing between `reached` and it.
+        reached: see there.
+        work: the work of a task; asked anew for each attempt.
         done: told what tasks did; commits files to the lake.
+
+    Raises:
+        BehindError: if records before the micro-batch have to be read first.
     """
-    covered: dict[int, int] = {}
-    for _ in range(_ROUNDS):
-        outcomes = _run(frame, work(covered))
+    for _ in range(_ATTEMPTS):
+        outcomes = _run(frame, work(reached))
         done(outcomes)
-        late = [outcome for outcome in outcomes if outcome.is_behind]
-        if not late:
+        undone = [outcome for outcome in outcomes if not outcome.is_done]
+        if not undone:
             return
-        for outcome in late:
-            start = outcome.stands or 0
-            if start >= outcome.first:
-                continue  # the next round skips what is written
-            missing = between(outcome.partition, outcome.stands, outcome.first)
-            found = _run(missing, work({**covered, outcome.partition: start}))
-            done(found)
-            if not any(each.is_behind for each in found):
-                covered[outcome.partition] = max([start, *(each.end for each in found)])
-    raise RuntimeError("the sink was put back faster than the log could be read")
+        for outcome in undone:
+            if is_behind(outcome.stands, outcome.partition, reached):
+                raise BehindError
+    raise BehindError
+
+
+def is_behind(stands: int | None, partition: int, reached: Reached) -> bool:
+    """Whether a sink that stands there lacks records that no micro-batch will bring."""
+    return (stands or 0) < reached.get(partition, 0)
 
 
 def _run(frame: DataFrame, work: Work) -> list[Outcome]:
@@ -134,13 +134,13 @@ class FoldIntoProfiles:
         settings: of the platform.
         declaration: what profiles hold.
         topic_id: of the log.
-        covered: see Covered.
+        reached: see there.
     """
 
     settings: Settings
     declaration: Declaration
     topic_id: str
-    covered: Covered
+    reached: Reached
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Outcome | None:
         """In an executor."""
@@ -148,12 +148,11 @@ class FoldIntoProfiles:
         first = next(records, None)
         if first is None:
             return None
-        partition, begin = first.partition, first.offsets[0]
-        outcome = Outcome(partition, begin, begin)
+        partition = first.partition
+        outcome = Outcome(partition, first.offsets[0])
         sink = _Opened.sink(self.settings, self.declaration, self.topic_id, outcome.counts)
         outcome.stands = sink.positions.get(partition)
-        if (outcome.stands or 0) < self.covered.get(partition, begin):
-            outcome.is_behind = True
+        if is_behind(outcome.stands, partition, self.reached):
             return outcome
         told: list[Latencies] = []
         for batch in chain([first], records):
@@ -162,11 +161,12 @@ class FoldIntoProfiles:
             try:
                 sink.write([Part(partition, batch.next_offset, decoded)])
             except (StaleWriter, NoAnswer):
-                outcome.is_behind = True
                 outcome.stands = sink.resume().get(partition)
                 break
             told.append(latencies(batch.received_at))
             outcome.end = batch.next_offset
+        else:
+            outcome.is_done = True
         outcome.latencies = np.sum(told, axis=0) if told else None
         return outcome
 
@@ -179,13 +179,13 @@ class WriteFiles:
         settings: of the platform.
         topic_id: of the log.
         stored: table -> positions, as the driver read them before the micro-batch.
-        covered: see Covered.
+        reached: see there.
     """
 
     settings: Settings
     topic_id: str
     stored: Mapping[str, Mapping[int, int]]
-    covered: Covered
+    reached: Reached
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Outcome | None:
         """In an executor."""
@@ -193,11 +193,10 @@ class WriteFiles:
         first = next(records, None)
         if first is None:
             return None
-        partition, begin = first.partition, first.offsets[0]
-        outcome = Outcome(partition, begin, begin)
+        partition = first.partition
+        outcome = Outcome(partition, first.offsets[0])
         outcome.stands = lowest(self.stored[table].get(partition) for table in TABLES)
-        if (outcome.stands or 0) < self.covered.get(partition, begin):
-            outcome.is_behind = True
+        if is_behind(outcome.stands, partition, self.reached):
             return outcome
         rows: dict[str, list[pa.Table]] = {table: [] for table in TABLES}
         for batch in chain([first], records):
@@ -214,6 +213,7 @@ class WriteFiles:
             outcome.files[table] = lake.write_files(table, new) if new.num_rows else []
             if table == DEAD_LETTERS:
                 outcome.refused = new.num_rows
+        outcome.is_done = True
         return outcome
 
 
@@ -267,13 +267,3 @@ def _records(batches: Iterable[pa.RecordBatch]) -> Iterator[Batch]:
 def _check_partition(batch: Batch, partition: int) -> None:
     if batch.partition != partition:
         raise RuntimeError("a Spark task got records of two partitions of the log")
-
-
-def kafka_range(topic: str, partition: int, begin: int | None, end: int) -> dict[str, Any]:
-    """Options of Spark's Kafka source that read a range of one partition."""
-    start = -2 if begin is None else begin  # -2: the beginning of what is kept
-    return {
-        "assign": json.dumps({topic: [partition]}),
-        "startingOffsets": json.dumps({topic: {str(partition): start}}),
-        "endingOffsets": json.dumps({topic: {str(partition): end}}),
-    }

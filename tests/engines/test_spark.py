@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,12 +26,23 @@ from profilehouse.stream.process import LiveProcess, Options
 from profilehouse.stream.spark_driver import SparkOptions, SparkProcess
 from profilehouse.stream.status import read_statuses
 from services.cassandra import CassandraNode
+from services.debian import find_java
 from services.dynamodb import REGION, DynamoDbLocal, credentials
+from services.java import jars
 from services.kafka import KafkaBroker
 from tests.torture.runner import Plan, run
 from tests.torture.stores import place
 
+ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 120
+JAVA_ENDED = 128 + signal.SIGTERM
+"""Exit code of spark-submit, a Java process, when it was asked to end."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _java() -> None:
+    if find_java() is None:
+        pytest.skip("no whole Java; `python -m services.debian` installs one")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +83,7 @@ def test_all_stores_and_both_engines_hold_the_same_bytes(
 
         append(one, range(500))
         follow(dynamodb, then=replace_generation)
-        follow(cassandra)
+        follow(cassandra, command=submit(), ends_with=JAVA_ENDED)
         until_done(LiveProcess(one, load_declaration(), Options(lake_seconds=0.5)), one)
 
         wanted = rows(one)
@@ -82,8 +94,9 @@ def test_all_stores_and_both_engines_hold_the_same_bytes(
             assert in_lake(one, name).num_rows == count
             assert in_lake(dynamodb, name) == in_lake(one, name)
             assert in_lake(cassandra, name) == in_lake(one, name)
-        [status] = read_statuses(cassandra.settings)
-        assert (status.state, status.events, status.refused, status.lag) == ("stopped", 495, 5, 0)
+        [status] = read_statuses(dynamodb.settings)
+        assert (status.state, status.lag, status.lake_lag) == ("stopped", 0, 0)
+        assert (status.events, status.refused, status.restarts) == (2 * 495, 5, 1)
         assert status.latency is not None
 
 
@@ -93,15 +106,32 @@ def replace_generation(where: Platform) -> None:
         store.rebuild([], store.meta)
 
 
-def follow(where: Platform, then: Callable[[Platform], None] | None = None) -> None:
-    """Run the live path on Spark until it has all that is in the log, and once more after `then`."""
+def submit() -> list[str]:
+    """Spark's own launcher, which brings master and connector, as on a cluster."""
+    launcher = shutil.which("spark-submit", path=Path(sys.executable).parent)
+    assert launcher is not None
+    connector = ",".join(map(str, jars("spark")))
+    job = str(ROOT / "deploy" / "spark_job.py")
+    options = {"spark.ui.enabled": "false"}
+    options |= dict.fromkeys(("spark.driver.bindAddress", "spark.driver.host"), "127.0.0.1")
+    told = [word for name, value in options.items() for word in ("--conf", f"{name}={value}")]
+    return [launcher, "--master", "local[2]", "--jars", connector, *told, job]
+
+
+def follow(
+    where: Platform,
+    then: Callable[[Platform], None] | None = None,
+    command: Sequence[str] = (sys.executable, "-m", "profilehouse.cli"),
+    ends_with: int = 0,
+) -> None:
+    """Run the live path on Spark until it has all of the log, and once more after `then`."""
     environment = os.environ | {
         f"PROFILEHOUSE_{name.upper()}": getattr(where.settings, name)
         for name in ("log", "lake", "profiles", "status")
     }
-    command = [sys.executable, "-m", "profilehouse.cli", "stream", "--engine", "spark"]
-    command += ["--max-offsets", "100", "--lake-seconds", "1"]
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    environment |= {"JAVA_HOME": str(find_java()), "PYSPARK_PYTHON": sys.executable}
+    told = ["stream", "--engine", "spark", "--max-offsets", "100", "--lake-seconds", "1"]
+    process = subprocess.Popen([*command, *told], cwd=ROOT, env=environment, start_new_session=True)
     try:
         wait_until(lambda: is_done(where), process)
         if then is not None:
@@ -109,7 +139,7 @@ def follow(where: Platform, then: Callable[[Platform], None] | None = None) -> N
             assert not is_done(where)
             wait_until(lambda: is_done(where), process)
         process.terminate()
-        assert process.wait(SECONDS) == 0
+        assert process.wait(SECONDS) == ends_with
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

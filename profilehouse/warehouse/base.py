@@ -33,6 +33,8 @@ class Warehouse(ABC):
     dialect: ClassVar[str]
     type_names: ClassVar[Mapping[str, str]] = {}
     """What the engine calls types of contracts' DDL, where it has other names for them."""
+    lies_as_inserted: ClassVar[bool] = False
+    """Whether rows lie on disk in the order they come, instead of by the table's clusters."""
 
     def __init__(self, folder: Path) -> None:
         self.changes: list[str] = []
@@ -158,7 +160,7 @@ class Warehouse(ABC):
             select: yields the fact's columns from `staged`.
             position: the columns that order the rows.
         """
-        self.execute(statements.merge(fact, select, position))
+        self.execute(statements.merge(fact, select, position, self.lies_as_inserted))
 
     def merge_days(self, fact: Contract, select: str, days: Sequence[date]) -> None:
         """Replace the rows that were delivered on some days by what the query yields for them.
@@ -204,7 +206,7 @@ class Warehouse(ABC):
             select: yields the table's columns.
         """
         self.execute(statements.delete_keys(table, key, keys))
-        self.execute(statements.insert(table, select))
+        self.execute(statements.insert(table, select, self.lies_as_inserted))
 
     def swap(self, table: Contract, select: str, params: Sequence[Any] = ()) -> None:
         """Replace all rows of a table by what the query yields. Call it in a transaction.
@@ -219,7 +221,7 @@ class Warehouse(ABC):
             params: values bound in the query.
         """
         self.execute(statements.delete_all(table))
-        self.execute(statements.insert(table, select), params)
+        self.execute(statements.insert(table, select, self.lies_as_inserted), params)
 
     def _refuse_in_transaction(self, operation: str) -> None:
         if self._in_transaction:

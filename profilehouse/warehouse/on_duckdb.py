@@ -34,6 +34,7 @@ class DuckDBWarehouse(Warehouse):
     """The operations on an open DuckDB file."""
 
     dialect: ClassVar[str] = "duckdb"
+    lies_as_inserted: ClassVar[bool] = True
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
         super().__init__(folder)

@@ -39,6 +39,7 @@ from tests.warehouse_suite import (  # noqa: E402
     DAY_1,
     DAY_2,
     DAY_3,
+    DAY_4,
     PURCHASES,
     USERS,
     Lake,
@@ -159,6 +160,27 @@ def test_integers_become_numbers_in_a_table_that_has_rows(tmp_path: Path) -> Non
         warehouse.create(replace(PURCHASES, columns=tuple(wider)))
         assert warehouse.changes == ["column quantity of fct_purchase was widened to DOUBLE"]
         assert rows_of(warehouse, PURCHASES, "quantity") == [(1.0,)]
+
+
+def test_what_a_load_brings_lies_in_the_order_that_its_contract_clusters_by(
+    tmp_path: Path,
+) -> None:
+    lake = events()
+    happened = [midnight(DAY_1) + timedelta(hours=7 * n % 96) for n in range(90)]
+    rows = [
+        purchase(n, user_id=f"{n % 7}", occurred_at=at, received_at=midnight(DAY_4))
+        for n, at in enumerate(happened)
+    ]
+    lake.deliver(DAY_4, *rows)
+    order = ", ".join(PURCHASES.cluster_by)
+    with open_duckdb(tmp_path / "warehouse.duckdb") as warehouse:
+        lake.load(load_fact, warehouse, PURCHASES)
+        found = warehouse.query(f"SELECT {order} FROM fct_purchase ORDER BY rowid").to_pylist()
+        assert (
+            found
+            == warehouse.query(f"SELECT {order} FROM fct_purchase ORDER BY {order}").to_pylist()
+        )
+    assert len({row["occurred_on"] for row in found}) == 4
 
 
 # Any deliveries in any order

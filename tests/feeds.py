@@ -13,6 +13,12 @@ from tests.pipeline import DAYS, Installation
 
 def load(house: Installation, feed: str, table: str) -> dict[str, bool]:
     """Land a feed's first day and load its table, with all checks; whether each passed."""
+    evaluations = loaded(house, feed, table).get_asset_check_evaluations()
+    return {check.check_name: check.passed for check in evaluations}
+
+
+def loaded(house: Installation, feed: str, table: str) -> dg.ExecuteInProcessResult:
+    """As `load`; all that happened."""
     keys = [dg.AssetKey(["lake", feed]), dg.AssetKey(["warehouse", table])]
     job = dg.define_asset_job("load", dg.AssetSelection.assets(*keys))
     defs = dg.Definitions.merge(build_defs(house.settings), dg.Definitions(jobs=[job]))
@@ -23,4 +29,4 @@ def load(house: Installation, feed: str, table: str) -> dict[str, bool]:
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
     assert result.success
-    return {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
+    return result

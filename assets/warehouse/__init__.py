@@ -1,12 +1,12 @@
 """The warehouse's assets: the star schema, loaded from the lake. Its SQL lies in sql/."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 
 from assets._common import column_lineage, days_of, declared, owners, report_days, spans
 from profilehouse.contracts import Contract, contract
@@ -92,46 +92,46 @@ def _asset(
 def _fact(
     table: str, topics: Sequence[str], daily: dg.PartitionsDefinition[str]
 ) -> dg.AssetsDefinition:
-    sql = table_sql(table)
+    """A fact of the events of some topics."""
 
-    @_asset(table, "events", daily=daily)
-    def fact(
-        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
-    ) -> dg.MaterializeResult[None]:
-        days = days_of(context)
-        lake = platform.lake()
-        with platform.at_work(**work_of(context)).warehouse() as warehouse:
-            report = load_fact(
-                warehouse,
-                contract(table),
-                sql,
-                delivered(lake, "events", days),
-                lambda changed: chain.from_iterable(
-                    lake.batches("events", days=changed, topic=topic) for topic in topics
-                ),
-                contract("events").arrow_schema,
-            )
-            counts = warehouse.query(
-                f"SELECT delivered_on, COUNT(*) AS loaded FROM {table}"  # noqa: S608
-                " WHERE delivered_on BETWEEN ? AND ? GROUP BY delivered_on",
-                (days[0], days[-1]),
-            )
-        rows = dict(zip(*(column.to_pylist() for column in counts.columns), strict=True))
-        report_days(context, days, rows)
-        return dg.MaterializeResult(
-            metadata=_metadata(report, sql, {"staged": "events"}) | told(warehouse)
-        )
+    def batches(lake: Lake, days: Sequence[date]) -> Iterator[pa.RecordBatch]:
+        for topic in topics:
+            yield from lake.batches("events", days=days, topic=topic)
 
-    return fact
+    return _daily(contract(table), "events", contract("events").arrow_schema, batches, daily)
 
 
 def _feed_table(
     table: Contract, feed: Contract, daily: dg.PartitionsDefinition[str]
 ) -> dg.AssetsDefinition:
+    """A table of what a feed delivered."""
+
+    def batches(lake: Lake, days: Sequence[date]) -> Iterable[pa.RecordBatch]:
+        return records(feed, lake, days).to_batches()
+
+    return _daily(table, feed.name, record_schema(feed), batches, daily)
+
+
+def _daily(
+    table: Contract,
+    upstream: str,
+    schema: pa.Schema,
+    batches: Callable[[Lake, Sequence[date]], Iterable[pa.RecordBatch]],
+    daily: dg.PartitionsDefinition[str],
+) -> dg.AssetsDefinition:
+    """A table that is loaded by delivery day.
+
+    Args:
+        table: its contract.
+        upstream: the lake's table that its rows come from.
+        schema: of the rows to be staged.
+        batches: reads these rows of some days.
+        daily: the days.
+    """
     sql = table_sql(table.name)
 
-    @_asset(table.name, feed.name, daily=daily)
-    def feed_table(
+    @_asset(table.name, upstream, daily=daily)
+    def loaded(
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> dg.MaterializeResult[None]:
         days = days_of(context)
@@ -141,16 +141,22 @@ def _feed_table(
                 warehouse,
                 table,
                 sql,
-                delivered(lake, feed.name, days),
-                lambda changed: records(feed, lake, changed).to_batches(),
-                record_schema(feed),
+                delivered(lake, upstream, days),
+                lambda changed: batches(lake, changed),
+                schema,
             )
-        report_days(context, days, report.staged_rows)
+            counts = warehouse.query(
+                f"SELECT delivered_on, COUNT(*) AS loaded FROM {table.name}"  # noqa: S608
+                " WHERE delivered_on BETWEEN ? AND ? GROUP BY delivered_on",
+                (days[0], days[-1]),
+            )
+        rows = dict(zip(*(column.to_pylist() for column in counts.columns), strict=True))
+        report_days(context, days, rows)
         return dg.MaterializeResult(
-            metadata=_metadata(report, sql, {"staged": feed.name}) | told(warehouse)
+            metadata=_metadata(report, sql, {"staged": upstream}) | told(warehouse)
         )
 
-    return feed_table
+    return loaded
 
 
 def _fct_web_event() -> dg.AssetsDefinition:

@@ -24,7 +24,7 @@ from profilehouse.profiles.serving import read_profile
 from profilehouse.sources.feeds import enabled_feeds
 from profilehouse.sources.landing import Landed, land
 from profilehouse.sources.landing import records as typed
-from tests.feeds import load
+from tests.feeds import load, loaded
 from tests.pipeline import DAYS, Installation, deliver
 from tests.sending import DECLARATION, event, follow, lines, run
 
@@ -437,6 +437,24 @@ def test_click_through_of_recommendations_is_by_item_and_position(tmp_path: Path
         {"content_id": "79", "position": 1, "shown": 1, "click_through": 0.0},
         {"content_id": "79", "position": 2, "shown": 2, "click_through": 0.5},
     ]
+
+
+def test_a_day_that_is_loaded_already_still_tells_how_many_rows_it_has(
+    house: Installation,
+) -> None:
+    put(house, f"{FIRST}.csv", invoices(*INVOICES))
+    told = []
+    for _ in range(2):
+        events = loaded(house, "transactions", "fct_transaction").get_asset_materialization_events()
+        [table] = [e.materialization for e in events if e.asset_key.path[0] == "warehouse"]
+        assert table.partition == f"{FIRST}"
+        told.append(
+            [
+                table.metadata[name].value
+                for name in ("dagster/partition_row_count", "staged_rows", "loaded_days")
+            ]
+        )
+    assert told == [[6, 6, f"{FIRST}"], [6, 0, ""]]
 
 
 def test_any_text_in_a_cell_arrives_as_it_was(house: Installation) -> None:

@@ -925,6 +925,15 @@ class WarehouseSuite:
         found = warehouse.query("SELECT user_id FROM fct_purchase WHERE user_id = ?", (text,))
         assert found.column("user_id").to_pylist() == [text]
 
+    def test_the_schema_of_a_table_is_that_of_its_rows(self, warehouse: Warehouse) -> None:
+        for table in (PURCHASES, WEB, USERS, profile_contract(load_declaration())):
+            warehouse.create(table)
+            rows = warehouse.query(f"SELECT * FROM {table.name}")
+            assert warehouse.schema_of(table.name) == rows.schema
+            assert rows.schema.names == table.arrow_schema.names
+        with pytest.raises(ProfilehouseError, match="materialize its asset first"):
+            warehouse.schema_of("fct_nothing")
+
     def test_tables_are_not_made_inside_a_transaction(self, warehouse: Warehouse) -> None:
         with pytest.raises(RuntimeError, match="create"), warehouse.transaction():
             warehouse.create(PURCHASES)

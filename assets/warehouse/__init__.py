@@ -1,6 +1,6 @@
 """The warehouse's assets: the star schema, loaded from the lake. Its SQL lies in sql/."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,8 @@ def _feed_table(
 ) -> dg.AssetsDefinition:
     """A table of what a feed delivered."""
 
-    def batches(lake: Lake, days: Sequence[date]) -> Iterable[pa.RecordBatch]:
-        return records(feed, lake, days).to_batches()
+    def batches(lake: Lake, days: Sequence[date]) -> Iterator[pa.RecordBatch]:
+        yield from records(feed, lake, days).to_batches()
 
     return _daily(table, feed.name, record_schema(feed), batches, daily)
 
@@ -116,7 +116,7 @@ def _daily(
     table: Contract,
     upstream: str,
     schema: pa.Schema,
-    batches: Callable[[Lake, Sequence[date]], Iterable[pa.RecordBatch]],
+    batches: Callable[[Lake, Sequence[date]], Iterator[pa.RecordBatch]],
     daily: dg.PartitionsDefinition[str],
 ) -> dg.AssetsDefinition:
     """A table that is loaded by delivery day.
@@ -150,11 +150,10 @@ def _daily(
                 " WHERE delivered_on BETWEEN ? AND ? GROUP BY delivered_on",
                 (days[0], days[-1]),
             )
+            further = told(warehouse)
         rows = dict(zip(*(column.to_pylist() for column in counts.columns), strict=True))
         report_days(context, days, rows)
-        return dg.MaterializeResult(
-            metadata=_metadata(report, sql, {"staged": upstream}) | told(warehouse)
-        )
+        return dg.MaterializeResult(metadata=_metadata(report, sql, {"staged": upstream}) | further)
 
     return loaded
 
@@ -180,7 +179,8 @@ def _fct_web_event() -> dg.AssetsDefinition:
                 lambda ranges: lake.batches(WEB_EVENTS, offsets=ranges),
                 contract(WEB_EVENTS).arrow_schema,
             )
-        return dg.MaterializeResult(metadata=_range_metadata(report, sql) | told(warehouse))
+            further = told(warehouse)
+        return dg.MaterializeResult(metadata=_range_metadata(report, sql) | further)
 
     return fct_web_event
 
@@ -195,7 +195,8 @@ def _dim_identity() -> dg.AssetsDefinition:
         """The visits that have new events; all where the SQL changed or a row was replaced."""
         with platform.at_work(**work_of(context)).warehouse() as warehouse:
             report = load_identity(warehouse, contract(IDENTITY), sql)
-        return dg.MaterializeResult(metadata=_derived_metadata(report, sql) | told(warehouse))
+            further = told(warehouse)
+        return dg.MaterializeResult(metadata=_derived_metadata(report, sql) | further)
 
     return dim_identity
 
@@ -210,7 +211,8 @@ def _fct_session() -> dg.AssetsDefinition:
         """The sessions that new events touch; all where the SQL changed or a row was replaced."""
         with platform.at_work(**work_of(context)).warehouse() as warehouse:
             report = load_sessions(warehouse, contract(SESSIONS), sql)
-        return dg.MaterializeResult(metadata=_derived_metadata(report, sql) | told(warehouse))
+            further = told(warehouse)
+        return dg.MaterializeResult(metadata=_derived_metadata(report, sql) | further)
 
     return fct_session
 
@@ -248,8 +250,9 @@ def _dim_user() -> dg.AssetsDefinition:
                 lambda days: histories(source, lake, "household_id", days).to_batches(),
                 record_schema(source),
             )
+            further = told(warehouse)
         return dg.MaterializeResult(
-            metadata=_metadata(report, sql, {"staged": source.name}) | told(warehouse)
+            metadata=_metadata(report, sql, {"staged": source.name}) | further
         )
 
     return dim_user
@@ -273,8 +276,9 @@ def _dimension(table: str, source_name: str) -> dg.AssetsDefinition:
                 lambda days: records(source, lake, days).to_batches(),
                 record_schema(source),
             )
+            further = told(warehouse)
         return dg.MaterializeResult(
-            metadata=_metadata(report, sql, {"staged": source.name}) | told(warehouse)
+            metadata=_metadata(report, sql, {"staged": source.name}) | further
         )
 
     return dimension
@@ -299,7 +303,8 @@ def _dim_date() -> dg.AssetsDefinition:
                 date(first_day.year - 1, 1, 1),
                 date(newest.year + 1, 12, 31),
             )
-        return dg.MaterializeResult(metadata=_metadata(report, sql, {}) | told(warehouse))
+            further = told(warehouse)
+        return dg.MaterializeResult(metadata=_metadata(report, sql, {}) | further)
 
     return dim_date
 
@@ -356,9 +361,7 @@ def _ranges(report: RangeReport) -> dict[str, Any]:
 def told(warehouse: Warehouse) -> dict[str, Any]:
     """What was changed in tables that were there already, and what it cost, as metadata."""
     changes = {"schema_changes": "; ".join(warehouse.changes)} if warehouse.changes else {}
-    if warehouse.bytes_billed is None:
-        return changes
-    return {**changes, "bytes_billed": warehouse.bytes_billed}
+    return {**changes, **warehouse.cost()}
 
 
 def work_of(context: dg.AssetExecutionContext) -> dict[str, str]:

@@ -39,8 +39,6 @@ class Warehouse(ABC):
     def __init__(self, folder: Path) -> None:
         self.changes: list[str] = []
         """What create() changed in tables that were there, in words."""
-        self.bytes_billed: int | None = None
-        """What the queries of this connection are billed for, where the engine tells."""
         self._folder = folder
         self._in_transaction = False
 
@@ -74,6 +72,14 @@ class Warehouse(ABC):
             raise RuntimeError("query() is for outside of transactions: use require() in one")
         return plain(self._fetch(translate(sql, self.dialect), params))
 
+    def cost(self) -> dict[str, Any]:
+        """What the statements so far cost, as far as the engine tells; not in a transaction.
+
+        Returns:
+            Numbers and lists of texts, by what they are.
+        """
+        return {}
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing of the statements inside. Only DML: Snowflake commits at any DDL."""
@@ -89,6 +95,14 @@ class Warehouse(ABC):
             self._commit()
         finally:
             self._in_transaction = False
+
+    def schema_of(self, table: str) -> pa.Schema:
+        """The lower-case columns of a table, with the types that query() gives.
+
+        Raises:
+            ProfilehouseError: where it is missing.
+        """
+        return self.query(f"SELECT * FROM {table} LIMIT 0").schema  # noqa: S608
 
     def columns(self, table: str) -> dict[str, str]:
         """The columns a table has, with types as in contracts' DDL; empty where it is missing."""

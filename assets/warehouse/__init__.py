@@ -42,6 +42,8 @@ WEB_EVENTS = "web_events"
 """The lake's table of what came over the log."""
 PLAN_TAG = "profilehouse/plan"
 """The run's tag with the positions to load, as profilehouse.warehouse.ranges.Plan writes them."""
+DAYS_AT_ONCE = 7
+"""Days of a feed whose records are in memory together."""
 SQL_DIR = Path(__file__).parent / "sql"
 
 
@@ -107,7 +109,8 @@ def _feed_table(
     """A table of what a feed delivered."""
 
     def batches(lake: Lake, days: Sequence[date]) -> Iterator[pa.RecordBatch]:
-        yield from records(feed, lake, days).to_batches()
+        for first in range(0, len(days), DAYS_AT_ONCE):
+            yield from records(feed, lake, days[first : first + DAYS_AT_ONCE]).to_batches()
 
     return _daily(table, feed.name, record_schema(feed), batches, daily)
 

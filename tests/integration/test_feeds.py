@@ -457,6 +457,18 @@ def test_a_day_that_is_loaded_already_still_tells_how_many_rows_it_has(
     assert told == [[6, 6, f"{FIRST}"], [6, 0, ""]]
 
 
+def test_weeks_are_loaded_in_one_run(house: Installation) -> None:
+    days = [FIRST + timedelta(days=n) for n in range(9)]
+    for number, day in enumerate(days):
+        line = f"{number},85123A,HEART,1,{day} 08:26:00,2.55,17850.0,United Kingdom"
+        put(house, f"{day}.csv", invoices(line))
+    loaded(house, "transactions", "fct_transaction", days[-1])
+    found = house.query("SELECT order_id, occurred_on FROM fct_transaction ORDER BY occurred_on")
+    assert [(row["order_id"], row["occurred_on"]) for row in found] == [
+        (str(number), day) for number, day in enumerate(days)
+    ]
+
+
 def test_any_text_in_a_cell_arrives_as_it_was(house: Installation) -> None:
     texts = [
         "'; DROP TABLE transactions; --",

@@ -457,6 +457,20 @@ def test_a_day_that_is_loaded_already_still_tells_how_many_rows_it_has(
     assert told == [[6, 6, f"{FIRST}"], [6, 0, ""]]
 
 
+def test_a_column_that_a_table_lacks_is_added_and_the_run_says_so(house: Installation) -> None:
+    put(house, f"{FIRST}.csv", invoices(SALE))
+    loaded(house, "transactions", "fct_transaction")
+    with house.platform.warehouse() as warehouse:
+        warehouse.execute("ALTER TABLE fct_transaction DROP COLUMN description")
+    events = loaded(house, "transactions", "fct_transaction").get_asset_materialization_events()
+    [table] = [e.materialization for e in events if e.asset_key.path[0] == "warehouse"]
+    change = "column description was added to fct_transaction"
+    assert table.metadata["schema_changes"].value == change
+    assert house.query("SELECT order_id, description FROM fct_transaction") == [
+        {"order_id": "536365", "description": None}
+    ]
+
+
 def test_weeks_are_loaded_in_one_run(house: Installation) -> None:
     days = [FIRST + timedelta(days=n) for n in range(9)]
     for number, day in enumerate(days):

@@ -133,7 +133,8 @@ class SnowflakeWarehouse(Warehouse):
 
     def _execute(self, cursor: SnowflakeCursor, sql: str, params: Sequence[Any]) -> None:
         cursor.execute(sql, tuple(params) or None, _statement_params=self._tagged)
-        self._query_ids.append(str(cursor.sfqid))
+        if cursor.sfqid:
+            self._query_ids.append(cursor.sfqid)
 
     def _run(self, sql: str, params: Sequence[Any]) -> None:
         with self._connection.cursor() as cursor:

@@ -45,12 +45,13 @@ def _profile_table() -> dg.AssetsDefinition:
         sql = profile_sql(declaration, as_of)
         with platform.at_work(**work_of(context)).warehouse() as warehouse:
             report = load_derived(warehouse, table, sql, FACTS, as_of)
+            further = told(warehouse)
         columns = {fact: [c.name for c in contract(fact).columns] for fact in FACTS}
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": report.rows,
                 "as_of": as_of.isoformat(),
-                **told(warehouse),
+                **further,
                 **column_lineage(
                     lineage(sql, columns),
                     {fact: dg.AssetKey(["warehouse", fact]) for fact in FACTS},

@@ -17,7 +17,7 @@ from profilehouse.platform import Platform
 from profilehouse.profiles.features import load_declaration, profile_contract
 from profilehouse.quality.result import CheckResult
 from profilehouse.quality.rules import Rule, Unique, row_rules
-from profilehouse.quality.sql import arrow_source, check_rows, columns_of, schema_difference
+from profilehouse.quality.sql import arrow_source, check_rows, schema_difference
 from profilehouse.sources.feeds import tables_of
 from profilehouse.sources.held_back import holding_rules, landed_and_held
 from profilehouse.warehouse import Warehouse, statements
@@ -122,7 +122,7 @@ def _table(table: Contract) -> dg.AssetChecksDefinition:
     @asset_checks(specs=[columns, *rule_specs(key, rules)], name=f"rows_of_{table.name}", pool=POOL)
     def rows_of_table(platform: dg.ResourceParam[Platform]) -> Iterator[dg.AssetCheckResult]:
         with platform.warehouse() as warehouse:
-            found = columns_of(warehouse, table.name)
+            found = warehouse.schema_of(table.name)
             if warehouse.dialect == "snowflake":
                 results = _pushed_down(table, rules, warehouse, platform, position)
             else:

@@ -122,7 +122,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Contract:
-    """One dataset: `kind` is the folder it is declared in (such as sources or lake)."""
+    """One dataset: `kind` is the folder it is declared in (such as sources or lake).
+
+    `layout_reason` says why a warehouse's table is partitioned and clustered as it is, or not.
+    """
 
     name: str
     kind: str
@@ -135,6 +138,7 @@ class Contract:
     cluster_by: tuple[str, ...]
     quality: tuple[QualityRule, ...]
     path: Path
+    layout_reason: str = ""
     silences: tuple[Silence, ...] = ()
     incidents: tuple[Incident, ...] = ()
     properties: dict[str, Any] = field(default_factory=dict, compare=False)
@@ -232,6 +236,11 @@ def _contract(document: OpenDataContractStandard, path: Path) -> Contract:
     if len(set(names)) != len(names):
         raise ValueError("schema: two properties have the same name")
     custom = {p.property: p.value for p in table.customProperties or [] if p.property}
+    said = {p.property: p.description for p in table.customProperties or []}
+    cluster_by = tuple(custom.get("clusterBy") or ())
+    unknown = sorted(set(cluster_by) - set(names))
+    if unknown:
+        raise ValueError(f"clusterBy: there is no column {', '.join(unknown)}")
     named = list(zip(columns, table.properties, strict=True))
     team = document.team
     owner = team.name if team is not None and not isinstance(team, list) else None
@@ -246,9 +255,10 @@ def _contract(document: OpenDataContractStandard, path: Path) -> Contract:
         columns=columns,
         primary_key=_in_order({c.name: p.primaryKeyPosition for c, p in named if p.primaryKey}),
         partition_by=_in_order({c.name: p.partitionKeyPosition for c, p in named if p.partitioned}),
-        cluster_by=tuple(custom.get("clusterBy") or ()),
+        cluster_by=cluster_by,
         quality=quality_rules(table.quality or [], {c.name: p.quality or [] for c, p in named}),
         path=path,
+        layout_reason=" ".join((said.get("clusterBy") or "").split()),
         silences=silences(custom.pop("silences", None)),
         incidents=incidents(custom.pop("incidents", None)),
         properties=custom,

@@ -21,6 +21,7 @@ _KINDS = {
     "stream": "Stream: what comes over the event log",
     "lake": "Lake",
     "warehouse": "Warehouse",
+    "feed_tables": "Warehouse: tables of sources that are turned on",
 }
 
 
@@ -66,8 +67,17 @@ def _dataset(contract: Contract) -> list[str]:
     return [
         f"### {contract.name}",
         f"{_line(contract.description)} {owner}{key}",
+        *_layout(contract),
         _table(("column", "type", "meaning"), columns),
     ]
+
+
+def _layout(contract: Contract) -> Iterator[str]:
+    """How the table lies on disk, and why, where the contract says."""
+    if contract.layout_reason:
+        parts = f"Partitions: {', '.join(contract.partition_by) or 'none'}."
+        order = f"Clusters: {', '.join(contract.cluster_by) or 'none'}."
+        yield f"{parts} {order} {_line(contract.layout_reason)}"
 
 
 def _table(heads: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:

@@ -460,7 +460,9 @@ class WarehouseSuite:
         warehouse.create(replace(PURCHASES, columns=PURCHASES.columns[:-1]))
         lake = events()
         lake.deliver(DAY_1, purchase(1))
-        with pytest.raises(ProfilehouseError, match=r"missing: line;.*DROP TABLE fct_purchase"):
+        with pytest.raises(
+            ProfilehouseError, match=r"missing: line \(mandatory\);.*DROP TABLE fct_purchase"
+        ):
             lake.load(load_fact, warehouse, PURCHASES)
 
     def test_a_column_that_the_contract_has_got_is_added_and_filled_when_days_are_loaded_again(
@@ -488,7 +490,7 @@ class WarehouseSuite:
         kinds = [Column("", kind, "").sql_type(warehouse.dialect) for kind in ("integer", "string")]
         assert str(caught.value) == (
             "warehouse table fct_purchase does not fit its contract"
-            f" {PURCHASES.version} (missing: line; unknown:"
+            f" {PURCHASES.version} (missing: line (mandatory); unknown:"
             f" extra; of another type: category is {kinds[0]}, not {kinds[1]}): run DROP TABLE"
             " fct_purchase in the warehouse, then materialize warehouse/fct_purchase, all its days"
         )
@@ -511,8 +513,17 @@ class WarehouseSuite:
     ) -> None:
         lake = events()
         lake.deliver(DAY_1, purchase(1))
-        with pytest.raises(ProfilehouseError, match="fct_purchase yields the columns event_id;"):
-            lake.load(load_fact, warehouse, PURCHASES, sql="SELECT event_id FROM staged")
+        *names, last = (c.name for c in PURCHASES.columns)
+        for columns, says in (
+            (names, f"without {last}"),
+            ([*names, "user_id AS more"], f"without {last} and with more besides"),
+            ([last, *names], "in another order"),
+        ):
+            sql = f"SELECT {', '.join(columns)} FROM staged"
+            with pytest.raises(
+                ProfilehouseError, match=rf"{PURCHASES.version}, but {says}: change"
+            ):
+                lake.load(load_fact, warehouse, PURCHASES, sql=sql)
 
     # events of the web
 
@@ -924,6 +935,15 @@ class WarehouseSuite:
         lake.load(load_fact, warehouse, PURCHASES)
         found = warehouse.query("SELECT user_id FROM fct_purchase WHERE user_id = ?", (text,))
         assert found.column("user_id").to_pylist() == [text]
+
+    def test_the_schema_of_a_table_is_that_of_its_rows(self, warehouse: Warehouse) -> None:
+        for table in (PURCHASES, WEB, USERS, profile_contract(load_declaration())):
+            warehouse.create(table)
+            rows = warehouse.query(f"SELECT * FROM {table.name}")
+            assert warehouse.schema_of(table.name) == rows.schema
+            assert rows.schema.names == table.arrow_schema.names
+        with pytest.raises(ProfilehouseError, match="materialize its asset first"):
+            warehouse.schema_of("fct_nothing")
 
     def test_tables_are_not_made_inside_a_transaction(self, warehouse: Warehouse) -> None:
         with pytest.raises(RuntimeError, match="create"), warehouse.transaction():

@@ -1,12 +1,12 @@
 """The warehouse's assets: the star schema, loaded from the lake. Its SQL lies in sql/."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 
 from assets._common import column_lineage, days_of, declared, owners, report_days, spans
 from profilehouse.contracts import Contract, contract
@@ -42,6 +42,8 @@ WEB_EVENTS = "web_events"
 """The lake's table of what came over the log."""
 PLAN_TAG = "profilehouse/plan"
 """The run's tag with the positions to load, as profilehouse.warehouse.ranges.Plan writes them."""
+DAYS_AT_ONCE = 7
+"""Days of a feed whose records are in memory together."""
 SQL_DIR = Path(__file__).parent / "sql"
 
 
@@ -92,46 +94,47 @@ def _asset(
 def _fact(
     table: str, topics: Sequence[str], daily: dg.PartitionsDefinition[str]
 ) -> dg.AssetsDefinition:
-    sql = table_sql(table)
+    """A fact of the events of some topics."""
 
-    @_asset(table, "events", daily=daily)
-    def fact(
-        context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
-    ) -> dg.MaterializeResult[None]:
-        days = days_of(context)
-        lake = platform.lake()
-        with platform.at_work(**work_of(context)).warehouse() as warehouse:
-            report = load_fact(
-                warehouse,
-                contract(table),
-                sql,
-                delivered(lake, "events", days),
-                lambda changed: chain.from_iterable(
-                    lake.batches("events", days=changed, topic=topic) for topic in topics
-                ),
-                contract("events").arrow_schema,
-            )
-            counts = warehouse.query(
-                f"SELECT delivered_on, COUNT(*) AS loaded FROM {table}"  # noqa: S608
-                " WHERE delivered_on BETWEEN ? AND ? GROUP BY delivered_on",
-                (days[0], days[-1]),
-            )
-        rows = dict(zip(*(column.to_pylist() for column in counts.columns), strict=True))
-        report_days(context, days, rows)
-        return dg.MaterializeResult(
-            metadata=_metadata(report, sql, {"staged": "events"}) | told(warehouse)
-        )
+    def batches(lake: Lake, days: Sequence[date]) -> Iterator[pa.RecordBatch]:
+        for topic in topics:
+            yield from lake.batches("events", days=days, topic=topic)
 
-    return fact
+    return _daily(contract(table), "events", contract("events").arrow_schema, batches, daily)
 
 
 def _feed_table(
     table: Contract, feed: Contract, daily: dg.PartitionsDefinition[str]
 ) -> dg.AssetsDefinition:
+    """A table of what a feed delivered."""
+
+    def batches(lake: Lake, days: Sequence[date]) -> Iterator[pa.RecordBatch]:
+        for first in range(0, len(days), DAYS_AT_ONCE):
+            yield from records(feed, lake, days[first : first + DAYS_AT_ONCE]).to_batches()
+
+    return _daily(table, feed.name, record_schema(feed), batches, daily)
+
+
+def _daily(
+    table: Contract,
+    upstream: str,
+    schema: pa.Schema,
+    batches: Callable[[Lake, Sequence[date]], Iterator[pa.RecordBatch]],
+    daily: dg.PartitionsDefinition[str],
+) -> dg.AssetsDefinition:
+    """A table that is loaded by delivery day.
+
+    Args:
+        table: its contract.
+        upstream: the lake's table that its rows come from.
+        schema: of the rows to be staged.
+        batches: reads these rows of some days.
+        daily: the days.
+    """
     sql = table_sql(table.name)
 
-    @_asset(table.name, feed.name, daily=daily)
-    def feed_table(
+    @_asset(table.name, upstream, daily=daily)
+    def loaded(
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> dg.MaterializeResult[None]:
         days = days_of(context)
@@ -141,16 +144,21 @@ def _feed_table(
                 warehouse,
                 table,
                 sql,
-                delivered(lake, feed.name, days),
-                lambda changed: records(feed, lake, changed).to_batches(),
-                record_schema(feed),
+                delivered(lake, upstream, days),
+                lambda changed: batches(lake, changed),
+                schema,
             )
-        report_days(context, days, report.staged_rows)
-        return dg.MaterializeResult(
-            metadata=_metadata(report, sql, {"staged": feed.name}) | told(warehouse)
-        )
+            counts = warehouse.query(
+                f"SELECT delivered_on, COUNT(*) AS loaded FROM {table.name}"  # noqa: S608
+                " WHERE delivered_on BETWEEN ? AND ? GROUP BY delivered_on",
+                (days[0], days[-1]),
+            )
+            further = told(warehouse)
+        rows = dict(zip(*(column.to_pylist() for column in counts.columns), strict=True))
+        report_days(context, days, rows)
+        return dg.MaterializeResult(metadata=_metadata(report, sql, {"staged": upstream}) | further)
 
-    return feed_table
+    return loaded
 
 
 def _fct_web_event() -> dg.AssetsDefinition:
@@ -174,7 +182,8 @@ def _fct_web_event() -> dg.AssetsDefinition:
                 lambda ranges: lake.batches(WEB_EVENTS, offsets=ranges),
                 contract(WEB_EVENTS).arrow_schema,
             )
-        return dg.MaterializeResult(metadata=_range_metadata(report, sql) | told(warehouse))
+            further = told(warehouse)
+        return dg.MaterializeResult(metadata=_range_metadata(report, sql) | further)
 
     return fct_web_event
 
@@ -189,7 +198,8 @@ def _dim_identity() -> dg.AssetsDefinition:
         """The visits that have new events; all where the SQL changed or a row was replaced."""
         with platform.at_work(**work_of(context)).warehouse() as warehouse:
             report = load_identity(warehouse, contract(IDENTITY), sql)
-        return dg.MaterializeResult(metadata=_derived_metadata(report, sql) | told(warehouse))
+            further = told(warehouse)
+        return dg.MaterializeResult(metadata=_derived_metadata(report, sql) | further)
 
     return dim_identity
 
@@ -204,7 +214,8 @@ def _fct_session() -> dg.AssetsDefinition:
         """The sessions that new events touch; all where the SQL changed or a row was replaced."""
         with platform.at_work(**work_of(context)).warehouse() as warehouse:
             report = load_sessions(warehouse, contract(SESSIONS), sql)
-        return dg.MaterializeResult(metadata=_derived_metadata(report, sql) | told(warehouse))
+            further = told(warehouse)
+        return dg.MaterializeResult(metadata=_derived_metadata(report, sql) | further)
 
     return fct_session
 
@@ -242,8 +253,9 @@ def _dim_user() -> dg.AssetsDefinition:
                 lambda days: histories(source, lake, "household_id", days).to_batches(),
                 record_schema(source),
             )
+            further = told(warehouse)
         return dg.MaterializeResult(
-            metadata=_metadata(report, sql, {"staged": source.name}) | told(warehouse)
+            metadata=_metadata(report, sql, {"staged": source.name}) | further
         )
 
     return dim_user
@@ -267,8 +279,9 @@ def _dimension(table: str, source_name: str) -> dg.AssetsDefinition:
                 lambda days: records(source, lake, days).to_batches(),
                 record_schema(source),
             )
+            further = told(warehouse)
         return dg.MaterializeResult(
-            metadata=_metadata(report, sql, {"staged": source.name}) | told(warehouse)
+            metadata=_metadata(report, sql, {"staged": source.name}) | further
         )
 
     return dimension
@@ -293,7 +306,8 @@ def _dim_date() -> dg.AssetsDefinition:
                 date(first_day.year - 1, 1, 1),
                 date(newest.year + 1, 12, 31),
             )
-        return dg.MaterializeResult(metadata=_metadata(report, sql, {}) | told(warehouse))
+            further = told(warehouse)
+        return dg.MaterializeResult(metadata=_metadata(report, sql, {}) | further)
 
     return dim_date
 
@@ -350,9 +364,7 @@ def _ranges(report: RangeReport) -> dict[str, Any]:
 def told(warehouse: Warehouse) -> dict[str, Any]:
     """What was changed in tables that were there already, and what it cost, as metadata."""
     changes = {"schema_changes": "; ".join(warehouse.changes)} if warehouse.changes else {}
-    if warehouse.bytes_billed is None:
-        return changes
-    return {**changes, "bytes_billed": warehouse.bytes_billed}
+    return {**changes, **warehouse.cost()}
 
 
 def work_of(context: dg.AssetExecutionContext) -> dict[str, str]:

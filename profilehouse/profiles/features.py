@@ -180,6 +180,7 @@ def profile_contract(declaration: Declaration) -> Contract:
         quality=(),
         properties={},
         path=PROFILE_PATH,
+        layout_reason="A row a user, written and mostly read as a whole.",
     )
 
 

@@ -57,6 +57,9 @@ class Source(Protocol):
     def query(self, sql: str, params: Sequence[Any] = ()) -> pa.Table:
         """The rows of a query in the Snowflake dialect, with lower-case column names."""
 
+    def schema_of(self, table: str) -> pa.Schema:
+        """The columns of a table, with the types that query() gives."""
+
 
 class ArrowSource:
     """Arrow tables that can be asked with SQL, through DuckDB in memory."""
@@ -85,6 +88,10 @@ class ArrowSource:
                 " CAST(... AS DOUBLE) where numbers become too large"
             ) from error
         return table
+
+    def schema_of(self, table: str) -> pa.Schema:
+        """The columns of a table, with the types that query() gives."""
+        return self.query(f"SELECT * FROM {table} LIMIT 0").schema  # noqa: S608
 
 
 @contextmanager
@@ -147,7 +154,7 @@ def run_rules(
         keys: columns that say which row fails.
         count: counts for the rules that can run, given the dataset as something to select from.
     """
-    schema = columns_of(source, table)
+    schema = source.schema_of(table)
     today = datetime.now(UTC).date()
     problems = {rule.name: _problem(contract, rule, schema) for rule in rules}
     runnable = [rule for rule in rules if problems[rule.name] is None]
@@ -204,11 +211,6 @@ def _with_silenced(result: CheckResult, silenced: int, silences: Sequence[Silenc
         observed=f"{result.observed}; {silenced:,} rows are silenced ({why})",
         numbers={**result.numbers, "silenced": silenced},
     )
-
-
-def columns_of(source: Source, table: str) -> pa.Schema:
-    """Columns and Arrow types of a table."""
-    return source.query(f"SELECT * FROM {table} LIMIT 0").schema  # noqa: S608
 
 
 def rows_in(source: Source, rows: str) -> int:
@@ -400,7 +402,7 @@ def check_references(
         first, with the number of their rows; `numbers` has `distinct_missing`, how many there are.
     """
     name = table or contract.name
-    schema = columns_of(source, name)
+    schema = source.schema_of(name)
     problems = [_reference_problem(reference, name, schema, source) for reference in references]
     runnable = [i for i, problem in enumerate(problems) if problem is None]
     orphans = {i: _orphans(references[i], name) for i in runnable}
@@ -489,7 +491,7 @@ def _problem(contract: Contract, rule: Rule, schema: pa.Schema) -> str | None:
 def _reference_problem(
     reference: Reference, table: str, schema: pa.Schema, source: Source
 ) -> str | None:
-    target = columns_of(source, reference.table)
+    target = source.schema_of(reference.table)
     for name, column, columns in (
         (table, reference.column, schema),
         (reference.table, reference.target, target),

@@ -24,7 +24,6 @@ from profilehouse.quality.sql import (
     arrow_source,
     check_references,
     check_rows,
-    columns_of,
     references_of,
     schema_difference,
 )
@@ -94,7 +93,7 @@ def _checked(
 
     results = check_rows(declared, rules, source, keys=keys)
     if stored:
-        results = [schema_difference(declared, columns_of(source, name)), *results]
+        results = [schema_difference(declared, source.schema_of(name)), *results]
         results += check_references(declared, references_of(declared), source)
     return results + check_dataset(declared, dataset_rules(declared), source, other, now)
 

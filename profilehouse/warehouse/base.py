@@ -33,12 +33,12 @@ class Warehouse(ABC):
     dialect: ClassVar[str]
     type_names: ClassVar[Mapping[str, str]] = {}
     """What the engine calls types of contracts' DDL, where it has other names for them."""
+    lies_as_inserted: ClassVar[bool] = False
+    """Whether rows lie on disk in the order they come, instead of by the table's clusters."""
 
     def __init__(self, folder: Path) -> None:
         self.changes: list[str] = []
         """What create() changed in tables that were there, in words."""
-        self.bytes_billed: int | None = None
-        """What the queries of this connection are billed for, where the engine tells."""
         self._folder = folder
         self._in_transaction = False
 
@@ -72,6 +72,14 @@ class Warehouse(ABC):
             raise RuntimeError("query() is for outside of transactions: use require() in one")
         return plain(self._fetch(translate(sql, self.dialect), params))
 
+    def cost(self) -> dict[str, Any]:
+        """What the statements so far cost, as far as the engine tells; not in a transaction.
+
+        Returns:
+            Numbers and lists of texts, by what they are.
+        """
+        return {}
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing of the statements inside. Only DML: Snowflake commits at any DDL."""
@@ -87,6 +95,14 @@ class Warehouse(ABC):
             self._commit()
         finally:
             self._in_transaction = False
+
+    def schema_of(self, table: str) -> pa.Schema:
+        """The lower-case columns of a table, with the types that query() gives.
+
+        Raises:
+            ProfilehouseError: where it is missing.
+        """
+        return self.query(f"SELECT * FROM {table} LIMIT 0").schema  # noqa: S608
 
     def columns(self, table: str) -> dict[str, str]:
         """The columns a table has, with types as in contracts' DDL; empty where it is missing."""
@@ -158,7 +174,7 @@ class Warehouse(ABC):
             select: yields the fact's columns from `staged`.
             position: the columns that order the rows.
         """
-        self.execute(statements.merge(fact, select, position))
+        self.execute(statements.merge(fact, select, position, self.lies_as_inserted))
 
     def merge_days(self, fact: Contract, select: str, days: Sequence[date]) -> None:
         """Replace the rows that were delivered on some days by what the query yields for them.
@@ -204,7 +220,7 @@ class Warehouse(ABC):
             select: yields the table's columns.
         """
         self.execute(statements.delete_keys(table, key, keys))
-        self.execute(statements.insert(table, select))
+        self.execute(statements.insert(table, select, self.lies_as_inserted))
 
     def swap(self, table: Contract, select: str, params: Sequence[Any] = ()) -> None:
         """Replace all rows of a table by what the query yields. Call it in a transaction.
@@ -219,7 +235,7 @@ class Warehouse(ABC):
             params: values bound in the query.
         """
         self.execute(statements.delete_all(table))
-        self.execute(statements.insert(table, select), params)
+        self.execute(statements.insert(table, select, self.lies_as_inserted), params)
 
     def _refuse_in_transaction(self, operation: str) -> None:
         if self._in_transaction:

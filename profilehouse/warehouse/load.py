@@ -256,10 +256,17 @@ def prepare(
         ProfilehouseError: where the SQL or the table has other columns than the contract.
     """
     names = tuple(column.name for column in table.columns)
-    if select_columns(sql) != names:
+    yielded = select_columns(sql)
+    if yielded != names:
+        missing = [name for name in names if name not in yielded]
+        unknown = [name for name in yielded if name not in names]
+        wrong = [
+            *([f"without {', '.join(missing)}"] if missing else []),
+            *([f"with {', '.join(unknown)} besides"] if unknown else []),
+        ]
         raise ProfilehouseError(
-            f"the SQL of {table.name} yields the columns {', '.join(select_columns(sql))};"
-            f" its contract wants {', '.join(names)}"
+            f"the SQL of {table.name} does not yield the columns of contract {table.version}, but"
+            f" {' and '.join(wrong) or 'in another order'}: change the one or the other"
         )
     warehouse.create(contract(ledger))
     if anew and not warehouse.fits(table):

@@ -44,10 +44,11 @@ class Difference:
         """
         table = self.contract.name
         if self.required or self.retyped or self.unknown:
+            missing = [f"{c.name} (mandatory)" for c in self.required]
             retyped = [f"{c.name} is {was}, not {self._kind(c)}" for c, was in self.retyped]
             raise ProfilehouseError(
                 f"warehouse table {table} does not fit its contract {self.contract.version}"
-                f" (missing: {_listed([c.name for c in (*self.required, *self.added)])};"
+                f" (missing: {_listed([*missing, *(c.name for c in self.added)])};"
                 f" unknown: {_listed(self.unknown)}; of another type: {_listed(retyped)}):"
                 f" {self._remedy()}"
             )

@@ -38,6 +38,7 @@ STAGED_LIFE = timedelta(days=1)
 URL_PARAMETERS = ("location", "maximum_bytes_billed", "endpoint")
 OVERTAKEN = "profilehouse: a requirement of the transaction does not hold"
 _NO_TABLE = "was not found"
+_ARROW_TYPES = {SQL_TYPES["bigquery"][name]: kind for name, kind in ARROW_TYPES.items()}
 
 
 class BigQueryWarehouse(Warehouse):
@@ -66,9 +67,20 @@ class BigQueryWarehouse(Warehouse):
         self._client = client
         self._dataset = dataset
         self._staged: bigquery.TableReference | None = None
-        self.bytes_billed: int = 0
+        self._bytes_billed = 0
         self._script: list[str] = []
         self._requirements: list[Exception] = []
+
+    def cost(self) -> dict[str, Any]:
+        """The bytes that all queries are billed for; loading Parquet is free."""
+        return {"bytes_billed": self._bytes_billed}
+
+    def schema_of(self, table: str) -> pa.Schema:
+        """As in the base class, from the metadata where contracts know all types: it is free."""
+        columns = self.columns(table)
+        if not columns or not set(columns.values()) <= _ARROW_TYPES.keys():
+            return super().schema_of(table)
+        return pa.schema([(name, _ARROW_TYPES[kind]) for name, kind in columns.items()])
 
     def columns(self, table: str) -> dict[str, str]:
         """As in the base class, from the table's metadata, which costs nothing."""
@@ -149,7 +161,7 @@ class BigQueryWarehouse(Warehouse):
         config = bigquery.QueryJobConfig(query_parameters=[_parameter(value) for value in params])
         job = self._client.query(sql, job_config=config)
         rows = job.result()
-        self.bytes_billed += job.total_bytes_billed or 0
+        self._bytes_billed += job.total_bytes_billed or 0
         return rows
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from profilehouse.errors import ProfilehouseError
 from profilehouse.warehouse.base import NOT_THERE, Warehouse
-from profilehouse.warehouse.sql import STAGED
+from profilehouse.warehouse.sql import STAGED, literal
 
 PATIENCE_SECONDS = 30.0
 RETRY_SECONDS = 0.1
@@ -34,6 +34,7 @@ class DuckDBWarehouse(Warehouse):
     """The operations on an open DuckDB file."""
 
     dialect: ClassVar[str] = "duckdb"
+    lies_as_inserted: ClassVar[bool] = True
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
         super().__init__(folder)
@@ -52,7 +53,7 @@ class DuckDBWarehouse(Warehouse):
     def copy_to(self, file: Path) -> None:
         """Copy all tables into a new DuckDB file, as of one moment."""
         [(name,)] = self._connection.execute("SELECT current_database()").fetchall()
-        self._connection.execute(f"ATTACH '{str(file).replace(chr(39), chr(39) * 2)}' AS copy")
+        self._connection.execute(f"ATTACH {literal(str(file), self.dialect)} AS copy")
         try:
             quoted = name.replace('"', '""')
             self._connection.execute(f'COPY FROM DATABASE "{quoted}" TO copy')

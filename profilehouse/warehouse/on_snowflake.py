@@ -18,6 +18,7 @@ import pyarrow as pa
 import snowflake.connector
 from pyarrow import fs
 from snowflake.connector import SnowflakeConnection
+from snowflake.connector.cursor import SnowflakeCursor
 from snowflake.connector.errors import Error, OperationalError, ProgrammingError
 
 from profilehouse.contracts import ARROW_TYPES, SQL_TYPES
@@ -25,7 +26,7 @@ from profilehouse.errors import ProfilehouseError
 from profilehouse.settings import Settings
 from profilehouse.storage import open_folder
 from profilehouse.warehouse.base import NOT_THERE, Warehouse, plain
-from profilehouse.warehouse.sql import STAGED
+from profilehouse.warehouse.sql import STAGED, literal
 
 if TYPE_CHECKING:
     from boto3.session import Session
@@ -42,10 +43,27 @@ NO_OBJECT = 2003
 """Error number: an object does not exist, or may not be seen."""
 LISTS = (5, 10)
 """Type codes of VARIANT and ARRAY, which come as JSON text; here they only hold lists."""
+CONNECTOR_PARAMETERS = ("warehouse", "role", "authenticator", "host", "port", "protocol")
+"""Parameters of the URL that are arguments of the connector."""
 URL_PARAMETERS = (
-    *("warehouse", "role", "authenticator", "statement_timeout", "storage_integration"),
-    *("host", "port", "protocol"),
+    *CONNECTOR_PARAMETERS,
+    *("warehouse_size", "statement_timeout", "storage_integration"),
 )
+SIZES = (
+    *("XSMALL", "SMALL", "MEDIUM", "LARGE", "XLARGE", "XXLARGE", "XXXLARGE"),
+    *("X4LARGE", "X5LARGE", "X6LARGE"),
+)
+"""What Snowflake calls the sizes of a virtual warehouse."""
+COST = """
+SELECT
+    COUNT(*) AS queries,
+    COALESCE(SUM(bytes_scanned), 0) AS bytes_scanned,
+    COALESCE(SUM(execution_time), 0) / 1000 AS execution_seconds,
+    COALESCE(SUM(credits_used_cloud_services), 0) AS cloud_services_credits
+FROM TABLE(INFORMATION_SCHEMA.QUERY_HISTORY_BY_SESSION(RESULT_LIMIT => 10000))
+WHERE query_tag = ? AND execution_status <> 'RUNNING'
+"""
+"""What the statements of a session with some tag cost; Snowflake knows at once, without a right."""
 CREDENTIALS = {
     "password": "SNOWFLAKE_PASSWORD",
     "token": "SNOWFLAKE_TOKEN",
@@ -99,15 +117,33 @@ class SnowflakeWarehouse(Warehouse):
         self._connection = connection
         self._external = external
         self._tagged = {"QUERY_TAG": _tag(work or {})}
+        self._query_ids: list[str] = []
+
+    def cost(self) -> dict[str, Any]:
+        """The ids of all statements, and what they cost where Snowflake tells it.
+
+        Credits of the virtual warehouse are counted by the time that it is on, not by statement.
+        """
+        ids = list(self._query_ids)
+        try:
+            [known] = self.query(COST, (self._tagged["QUERY_TAG"],)).to_pylist()
+        except (ProgrammingError, ProfilehouseError):
+            known = {}
+        return {**known, "query_ids": ids}
+
+    def _execute(self, cursor: SnowflakeCursor, sql: str, params: Sequence[Any]) -> None:
+        cursor.execute(sql, tuple(params) or None, _statement_params=self._tagged)
+        if cursor.sfqid:
+            self._query_ids.append(cursor.sfqid)
 
     def _run(self, sql: str, params: Sequence[Any]) -> None:
         with self._connection.cursor() as cursor:
-            cursor.execute(sql, tuple(params) or None, _statement_params=self._tagged)
+            self._execute(cursor, sql, params)
 
     def _fetch(self, sql: str, params: Sequence[Any]) -> pa.Table:
         with self._connection.cursor() as cursor:
             try:
-                cursor.execute(sql, tuple(params) or None, _statement_params=self._tagged)
+                self._execute(cursor, sql, params)
             except ProgrammingError as error:
                 if error.errno == NO_OBJECT:
                     raise ProfilehouseError(f"warehouse: {_reason(error)}; {NOT_THERE}") from error
@@ -146,11 +182,11 @@ class SnowflakeWarehouse(Warehouse):
 
 def stage_statements(file: Path, schema: pa.Schema) -> tuple[str, str, str]:
     """The temporary table `staged`, the upload into its own stage and the bulk load from there."""
-    path = str(file).replace("\\", "\\\\").replace("'", "\\'")
     create, copy = _load_statements(f"@%{STAGED}", schema)
     return (
         create,
-        f"PUT 'file://{path}' @%{STAGED} AUTO_COMPRESS = FALSE OVERWRITE = TRUE",
+        f"PUT {literal(f'file://{file}', 'snowflake')} @%{STAGED}"
+        " AUTO_COMPRESS = FALSE OVERWRITE = TRUE",
         f"{copy} PURGE = TRUE",
     )
 
@@ -160,10 +196,10 @@ def external_stage_statements(
 ) -> tuple[str, str, str]:
     """The temporary table `staged`, a temporary stage on S3 and the bulk load of a file in it."""
     create, copy = _load_statements(f"@{STAGED}_files/{name}", schema)
-    url = stage.url.replace("\\", "\\\\").replace("'", "\\'")
     return (
         create,
-        f"CREATE TEMPORARY STAGE IF NOT EXISTS {STAGED}_files URL = '{url}/'"
+        f"CREATE TEMPORARY STAGE IF NOT EXISTS {STAGED}_files"
+        f" URL = {literal(f'{stage.url}/', 'snowflake')}"
         f" STORAGE_INTEGRATION = {stage.integration}",
         copy,
     )
@@ -186,20 +222,66 @@ def _load_statements(source: str, schema: pa.Schema) -> tuple[str, str]:
     )
 
 
-def _external_stage(settings: Settings, aws: Session | None) -> ExternalStage | None:
+@dataclass(frozen=True)
+class Parameters:
+    """What the URL says behind its `?`.
+
+    Attributes:
+        connector: arguments of the connector.
+        statement_seconds: longest a statement may run.
+        integration: the storage integration that loads go through, if any.
+        size: what the virtual warehouse is set to, if anything.
+    """
+
+    connector: dict[str, str]
+    statement_seconds: int
+    integration: str | None
+    size: str | None
+
+
+def parameters(settings: Settings) -> Parameters:
+    """The parameters of the warehouse's URL.
+
+    Raises:
+        ProfilehouseError: for one that is unknown or has a wrong value.
+    """
+    given = dict(parse_qsl(settings.warehouse_url.query))
+    unknown = sorted(set(given) - set(URL_PARAMETERS))
+    if unknown:
+        raise ProfilehouseError(
+            f"PROFILEHOUSE_WAREHOUSE: unknown parameter {', '.join(unknown)};"
+            f" it may have {', '.join(URL_PARAMETERS)}"
+        )
+
+    def refuse(name: str, must: str) -> ProfilehouseError:
+        return ProfilehouseError(
+            f"PROFILEHOUSE_WAREHOUSE: {name} is {given.get(name)!r}; it must be {must}"
+        )
+
+    seconds = given.get("statement_timeout", str(STATEMENT_SECONDS))
+    if not seconds.isdecimal() or not int(seconds):
+        raise refuse("statement_timeout", "a number of seconds")
+    integration, size = given.get("storage_integration"), given.get("warehouse_size")
+    if integration is not None and not _NAME.fullmatch(integration):
+        raise refuse("storage_integration", "the name of an integration, letters, digits and _")
+    if size is not None and size not in SIZES:
+        raise refuse("warehouse_size", f"one of {', '.join(SIZES)}")
+    if size is not None and not _NAME.fullmatch(given.get("warehouse", "")):
+        raise refuse("warehouse", "the name of a virtual warehouse where there is warehouse_size")
+    connector = {name: value for name, value in given.items() if name in CONNECTOR_PARAMETERS}
+    return Parameters(connector, int(seconds), integration, size)
+
+
+def _external_stage(
+    settings: Settings, integration: str | None, aws: Session | None
+) -> ExternalStage | None:
     """The stage that the settings name.
 
     Raises:
         ProfilehouseError: where it cannot be one.
     """
-    integration = dict(parse_qsl(settings.warehouse_url.query)).get("storage_integration")
     if integration is None:
         return None
-    if not _NAME.fullmatch(integration):
-        raise ProfilehouseError(
-            f"PROFILEHOUSE_WAREHOUSE: storage_integration is {integration!r}; it must be the name"
-            " of an integration, letters, digits and _"
-        )
     if not settings.lake.startswith("s3://"):
         raise ProfilehouseError(
             "PROFILEHOUSE_WAREHOUSE names a storage_integration, but PROFILEHOUSE_LAKE is not on"
@@ -213,31 +295,16 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
     """What the connector is called with: the URL's parts and the credentials of the environment.
 
     Raises:
-        ProfilehouseError: for an unknown parameter in the URL, or two credentials.
+        ProfilehouseError: for a wrong parameter in the URL, or two credentials.
     """
-    url = settings.warehouse_url
+    url, options = settings.warehouse_url, parameters(settings)
     database, schema = (unquote(part) for part in url.path.strip("/").split("/"))
-    options = dict(parse_qsl(url.query))
-    unknown = sorted(set(options) - set(URL_PARAMETERS))
-    if unknown:
-        raise ProfilehouseError(
-            f"PROFILEHOUSE_WAREHOUSE: unknown parameter {', '.join(unknown)};"
-            f" it may have {', '.join(URL_PARAMETERS)}"
-        )
     credentials = {k: os.environ[name] for k, name in CREDENTIALS.items() if os.environ.get(name)}
     several = [CREDENTIALS[k] for k in credentials if k != "private_key_file_pwd"]
     if len(several) > 1:
         raise ProfilehouseError(f"{' and '.join(several)} are both set: unset one of them")
-    options.pop("storage_integration", None)
-    seconds = options.pop("statement_timeout", str(STATEMENT_SECONDS))
-    if not seconds.isdecimal() or not int(seconds):
-        raise ProfilehouseError(
-            f"PROFILEHOUSE_WAREHOUSE: statement_timeout is {seconds!r}; it must be a number of"
-            " seconds"
-        )
-    if "token" in credentials:
-        options.setdefault("authenticator", "oauth")
     return {
+        **({"authenticator": "oauth"} if "token" in credentials else {}),
         "account": url.hostname,
         "user": unquote(url.username or ""),
         "database": database,
@@ -247,10 +314,10 @@ def connection_arguments(settings: Settings) -> dict[str, Any]:
         "network_timeout": STATEMENT_SECONDS,
         "session_parameters": {
             "QUERY_TAG": _tag({}),
-            "STATEMENT_TIMEOUT_IN_SECONDS": int(seconds),
+            "STATEMENT_TIMEOUT_IN_SECONDS": options.statement_seconds,
             "TIMEZONE": "UTC",
         },
-        **options,
+        **options.connector,
         **credentials,
     }
 
@@ -275,8 +342,10 @@ def open_snowflake(
             login, lacks the database, schema or a privilege, when the network fails later on, or
             when the settings name an external stage that cannot be one.
     """
-    place = _place(settings)
-    external = _external_stage(settings, aws)
+    options = parameters(settings)
+    host = options.connector.get("host")
+    place = f"Snowflake account {settings.warehouse_url.hostname}{f' at {host}' if host else ''}"
+    external = _external_stage(settings, options.integration, aws)
     with ExitStack() as stack:
         try:
             connection = stack.enter_context(connect() if connect else _login(settings))
@@ -288,7 +357,11 @@ def open_snowflake(
         try:
             _check(connection, place)
             folder = stack.enter_context(TemporaryDirectory(prefix="profilehouse-"))
-            yield SnowflakeWarehouse(connection, Path(folder), work, external)
+            warehouse = SnowflakeWarehouse(connection, Path(folder), work, external)
+            if options.size:
+                name = options.connector["warehouse"]
+                warehouse.execute(f"ALTER WAREHOUSE {name} SET WAREHOUSE_SIZE = {options.size}")
+            yield warehouse
         except BaseException as error:
             connection.close()
             if isinstance(error, OperationalError) or getattr(error, "errno", None) in NO_ACCESS:
@@ -324,12 +397,6 @@ def _lists(texts: pa.ChunkedArray) -> pa.Array:
 
 def _tag(work: Mapping[str, str]) -> str:
     return msgspec.json.encode({"application": "profilehouse", **work}).decode()
-
-
-def _place(settings: Settings) -> str:
-    url = settings.warehouse_url
-    host = dict(parse_qsl(url.query)).get("host")
-    return f"Snowflake account {url.hostname}" + (f" at {host}" if host else "")
 
 
 def _reason(error: BaseException) -> str:

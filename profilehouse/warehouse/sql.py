@@ -107,6 +107,11 @@ _PARTS: dict[type[exp.Expr], str] = {
 }
 
 
+def literal(text: str, dialect: str) -> str:
+    """A text as a literal, for statements that take no bound values."""
+    return exp.Literal.string(text).sql(dialect)
+
+
 def _for_bigquery(tree: exp.Expr) -> exp.Expr:
     for node in reversed(list(tree.walk())):  # children before parents
         mended = _in_bigquery(node)

@@ -48,15 +48,16 @@ def first_copies(fact: Contract, select: str, position: Sequence[str]) -> str:
 """  # noqa: S608
 
 
-def merge(fact: Contract, select: str, position: Sequence[str]) -> str:
+def merge(fact: Contract, select: str, position: Sequence[str], ordered: bool = False) -> str:
     """Bring in rows: of those with the same key, here and there, the lowest position stays.
 
-    The source of the MERGE has one row a key: Snowflake would otherwise take any of them.
+    The source of the MERGE has one row a key: Snowflake would otherwise take any of them. Where
+    `ordered`, it is in the order that the table is clustered by.
     """
     names = _names(fact)
     return f"""
 MERGE INTO {fact.name} USING (
-{first_copies(fact, select, position)}
+{first_copies(fact, select, position)}{_order(fact, ordered)}
 ) AS incoming
 ON {_same_key(fact)}
 WHEN MATCHED AND {_lower(fact, position)} THEN
@@ -93,14 +94,14 @@ def delete_all(table: Contract) -> str:
     return f"DELETE FROM {table.name}"  # noqa: S608
 
 
-def insert(table: Contract, select: str) -> str:
-    """Append what the query yields, by name."""
+def insert(table: Contract, select: str, ordered: bool = False) -> str:
+    """Append what the query yields, by name; in the order of its clusters where `ordered`."""
     names = ", ".join(_names(table))
     return f"""
 INSERT INTO {table.name} ({names})
 SELECT {names} FROM (
 {select}
-) AS incoming
+) AS incoming{_order(table, ordered)}
 """  # noqa: S608
 
 
@@ -109,6 +110,10 @@ def insert_values(table: Contract, rows: int) -> str:
     names = _names(table)
     values = ", ".join([f"({_marks(len(names))})"] * rows)
     return f"INSERT INTO {table.name} ({', '.join(names)}) VALUES {values}"  # noqa: S608
+
+
+def _order(table: Contract, ordered: bool) -> str:
+    return f"\nORDER BY {', '.join(table.cluster_by)}" if ordered and table.cluster_by else ""
 
 
 def _names(table: Contract) -> list[str]:

@@ -5,7 +5,7 @@ The very same job on the embedded engines gives what is expected.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +67,7 @@ class Ran:
     warehouse: dict[str, list[dict[str, Any]]]
     profiles: dict[str, bytes]
     verdicts: Verdicts
+    told: dict[str, Set[str]]
 
 
 def run(platform: Platform) -> Ran:
@@ -89,6 +90,11 @@ def run(platform: Platform) -> Ran:
                     {name: value.value for name, value in e.metadata.items()},
                 )
                 for e in result.get_asset_check_evaluations()
+            },
+            {
+                key.path[1]: e.materialization.metadata.keys()
+                for e in result.get_asset_materialization_events()
+                if (key := e.asset_key) and key.path[0] == "warehouse"
             },
         )
 
@@ -186,6 +192,12 @@ def test_the_lake_on_s3_holds_what_the_local_one_holds(
 def test_tables_in_snowflake_are_those_in_duckdb(table: str, cloud: Ran, embedded: Ran) -> None:
     assert len(cloud.warehouse[table]) > 0
     assert cloud.warehouse[table] == embedded.warehouse[table]
+
+
+def test_every_table_tells_the_queries_it_was_loaded_by(cloud: Ran, embedded: Ran) -> None:
+    assert cloud.told.keys() == embedded.told.keys() >= {"fct_purchase", "dim_user", "profile"}
+    for table, names in cloud.told.items():
+        assert names - embedded.told[table] == {"query_ids"}
 
 
 def test_profiles_folded_from_the_lake_on_s3_are_the_same(cloud: Ran, embedded: Ran) -> None:

@@ -194,6 +194,82 @@ def test_rows_come_by_copy_and_only_dml_runs_in_the_transaction(emulated: Settin
     assert inserted.startswith("INSERT INTO load_ledger")
 
 
+class Account(SnowflakeConnection):
+    """Does what the emulator cannot: it tells of its queries, and takes a size."""
+
+    asked: list[tuple[str, Any]]
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        cursor = super().cursor(*args, **kwargs)
+        execute = cursor.execute
+
+        def run(command: str, params: Any = None, **kwargs: Any) -> Any:
+            if command.startswith("ALTER WAREHOUSE"):
+                self.asked.append((command, params))
+                return execute("SELECT 1", **kwargs)
+            if "QUERY_HISTORY_BY_SESSION" in command:
+                self.asked.append((" ".join(command.split()), params))
+                told = "8 AS queries, 4096 AS bytes_scanned, 1.5 AS execution_seconds"
+                return execute(f"SELECT {told}, 0.001 AS cloud_services_credits", **kwargs)
+            return execute(command, params, **kwargs)
+
+        cursor.execute = run
+        return cursor
+
+
+def test_a_load_tells_its_queries_and_what_they_cost(emulated: Settings) -> None:
+    lake = events()
+    lake.deliver(DAY_1, purchase(1))
+    asked: list[tuple[str, Any]] = []
+
+    @contextmanager
+    def connect() -> Iterator[SnowflakeConnection]:
+        with Account(**connection_arguments(emulated)) as connection:
+            connection.asked = asked
+            yield connection
+
+    with open_warehouse(emulated, connect, {"run_id": "r-1"}) as warehouse:
+        lake.load(load_fact, warehouse, PURCHASES)
+        cost = warehouse.cost()
+    ids = cost.pop("query_ids")
+    assert cost == {
+        "queries": 8,
+        "bytes_scanned": 4096,
+        "execution_seconds": 1.5,
+        "cloud_services_credits": 0.001,
+    }
+    assert len(set(ids)) == len(ids) > 10
+    [(statement, bound)] = asked
+    assert statement.endswith(
+        "FROM TABLE(INFORMATION_SCHEMA.QUERY_HISTORY_BY_SESSION(RESULT_LIMIT => 10000))"
+        " WHERE query_tag = ? AND execution_status <> 'RUNNING'"
+    )
+    assert [json.loads(tag) for tag in bound] == [{"application": "profilehouse", "run_id": "r-1"}]
+
+
+def test_where_the_cost_is_not_told_the_queries_still_are(emulated: Settings) -> None:
+    with open_warehouse(emulated) as warehouse:
+        warehouse.create(PURCHASES)
+        assert warehouse.cost().keys() == {"query_ids"}
+        assert rows_of(warehouse, PURCHASES) == []
+
+
+def test_a_size_that_the_url_names_is_set_before_the_work(emulated: Settings) -> None:
+    settings = load_settings(
+        warehouse=f"{emulated.warehouse}&warehouse=LOAD_WH&warehouse_size=LARGE"
+    )
+    asked: list[tuple[str, Any]] = []
+
+    @contextmanager
+    def connect() -> Iterator[SnowflakeConnection]:
+        with Account(**connection_arguments(settings)) as connection:
+            connection.asked = asked
+            yield connection
+
+    with open_warehouse(settings, connect):
+        assert asked == [("ALTER WAREHOUSE LOAD_WH SET WAREHOUSE_SIZE = LARGE", None)]
+
+
 @pytest.fixture
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name of an empty one, on moto's S3."""

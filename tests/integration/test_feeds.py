@@ -24,7 +24,7 @@ from profilehouse.profiles.serving import read_profile
 from profilehouse.sources.feeds import enabled_feeds
 from profilehouse.sources.landing import Landed, land
 from profilehouse.sources.landing import records as typed
-from tests.feeds import load
+from tests.feeds import load, loaded
 from tests.pipeline import DAYS, Installation, deliver
 from tests.sending import DECLARATION, event, follow, lines, run
 
@@ -436,6 +436,50 @@ def test_click_through_of_recommendations_is_by_item_and_position(tmp_path: Path
         {"content_id": "14", "position": 1, "shown": 1, "click_through": 1.0},
         {"content_id": "79", "position": 1, "shown": 1, "click_through": 0.0},
         {"content_id": "79", "position": 2, "shown": 2, "click_through": 0.5},
+    ]
+
+
+def test_a_day_that_is_loaded_already_still_tells_how_many_rows_it_has(
+    house: Installation,
+) -> None:
+    put(house, f"{FIRST}.csv", invoices(*INVOICES))
+    told = []
+    for _ in range(2):
+        events = loaded(house, "transactions", "fct_transaction").get_asset_materialization_events()
+        [table] = [e.materialization for e in events if e.asset_key.path[0] == "warehouse"]
+        assert table.partition == f"{FIRST}"
+        told.append(
+            [
+                table.metadata[name].value
+                for name in ("dagster/partition_row_count", "staged_rows", "loaded_days")
+            ]
+        )
+    assert told == [[6, 6, f"{FIRST}"], [6, 0, ""]]
+
+
+def test_a_column_that_a_table_lacks_is_added_and_the_run_says_so(house: Installation) -> None:
+    put(house, f"{FIRST}.csv", invoices(SALE))
+    loaded(house, "transactions", "fct_transaction")
+    with house.platform.warehouse() as warehouse:
+        warehouse.execute("ALTER TABLE fct_transaction DROP COLUMN description")
+    events = loaded(house, "transactions", "fct_transaction").get_asset_materialization_events()
+    [table] = [e.materialization for e in events if e.asset_key.path[0] == "warehouse"]
+    change = "column description was added to fct_transaction"
+    assert table.metadata["schema_changes"].value == change
+    assert house.query("SELECT order_id, description FROM fct_transaction") == [
+        {"order_id": "536365", "description": None}
+    ]
+
+
+def test_weeks_are_loaded_in_one_run(house: Installation) -> None:
+    days = [FIRST + timedelta(days=n) for n in range(9)]
+    for number, day in enumerate(days):
+        line = f"{number},85123A,HEART,1,{day} 08:26:00,2.55,17850.0,United Kingdom"
+        put(house, f"{day}.csv", invoices(line))
+    loaded(house, "transactions", "fct_transaction", days[-1])
+    found = house.query("SELECT order_id, occurred_on FROM fct_transaction ORDER BY occurred_on")
+    assert [(row["order_id"], row["occurred_on"]) for row in found] == [
+        (str(number), day) for number, day in enumerate(days)
     ]
 
 

@@ -14,6 +14,7 @@ from itertools import count, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,6 +40,7 @@ from tests.warehouse_suite import (  # noqa: E402
     DAY_1,
     DAY_2,
     DAY_3,
+    DAY_4,
     PURCHASES,
     USERS,
     Lake,
@@ -159,6 +161,43 @@ def test_integers_become_numbers_in_a_table_that_has_rows(tmp_path: Path) -> Non
         warehouse.create(replace(PURCHASES, columns=tuple(wider)))
         assert warehouse.changes == ["column quantity of fct_purchase was widened to DOUBLE"]
         assert rows_of(warehouse, PURCHASES, "quantity") == [(1.0,)]
+
+
+def test_what_a_load_brings_lies_in_the_order_that_its_contract_clusters_by(
+    tmp_path: Path,
+) -> None:
+    lake = events()
+    happened = [midnight(DAY_1) + timedelta(hours=7 * n % 96) for n in range(90)]
+    rows = [
+        purchase(n, user_id=f"{n % 7}", occurred_at=at, received_at=midnight(DAY_4))
+        for n, at in enumerate(happened)
+    ]
+    lake.deliver(DAY_4, *rows)
+    order = ", ".join(PURCHASES.cluster_by)
+    with open_duckdb(tmp_path / "warehouse.duckdb") as warehouse:
+        lake.load(load_fact, warehouse, PURCHASES)
+        found = warehouse.query(f"SELECT {order} FROM fct_purchase ORDER BY rowid").to_pylist()
+        assert (
+            found
+            == warehouse.query(f"SELECT {order} FROM fct_purchase ORDER BY {order}").to_pylist()
+        )
+    assert len({row["occurred_on"] for row in found}) == 4
+
+
+def test_rows_to_be_loaded_are_in_memory_a_few_at_a_time(tmp_path: Path) -> None:
+    schema = pa.schema([("text", pa.string())])
+    held = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for n in range(60):
+            yield pa.record_batch([[f"{n}:{i:1000}" for i in range(1000)]], schema=schema)
+            held.append(pa.total_allocated_bytes())
+
+    with open_duckdb(tmp_path / "warehouse.duckdb") as warehouse:
+        warehouse.stage(batches(), schema)
+        [staged] = warehouse.query("SELECT COUNT(DISTINCT text) AS n FROM staged").to_pylist()
+    assert staged == {"n": 60_000}
+    assert max(held) - min(held) < 10_000_000, "of 60 MB"
 
 
 # Any deliveries in any order

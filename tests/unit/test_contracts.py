@@ -62,7 +62,9 @@ def document(**changes: Any) -> dict[str, Any]:
                 "relationships": [{"to": "pages.page"}],
             },
         ],
-        "customProperties": [{"property": "clusterBy", "value": ["page"]}],
+        "customProperties": [
+            {"property": "clusterBy", "value": ["page"], "description": "Read\n  by page."}
+        ],
         "quality": [
             {
                 "type": "sql",
@@ -114,6 +116,7 @@ def test_a_contract_says_what_its_file_says(tmp_path: Path) -> None:
     assert (visits.owner, visits.description) == ("web-team", "Pages seen.")
     assert visits.primary_key == ("visit_id",)
     assert visits.partition_by == visits.cluster_by == ("page",)
+    assert visits.layout_reason == "Read by page."
     key, page = visits.columns
     assert key.required, "a key is mandatory without being called so"
     assert key.pattern == "^v[0-9]+$"
@@ -340,7 +343,9 @@ def message_of(folder: Path, content: object) -> str:
             "quality rule 'r': duplicateValues needs mustBe: 0 and arguments",
         ),
         (
-            document(properties=[column(quality=[rule(type="sql", query="1 = 1")])]),
+            document(
+                properties=[column(quality=[rule(type="sql", query="1 = 1")])], customProperties=[]
+            ),
             "quality rule 'r': of a property it must be type: library with metric: nullValues",
         ),
         (
@@ -354,6 +359,10 @@ def message_of(folder: Path, content: object) -> str:
         (
             document(quality=[custom(reconcile={"dataset": "pages", "measure": "sum"})]),
             "reconcile: count takes no columns, sum takes one, keys take some",
+        ),
+        (
+            document(customProperties=[{"property": "clusterBy", "value": ["page", "colour"]}]),
+            "clusterBy: there is no column colour",
         ),
         (
             document(customProperties=[{"property": "silences", "value": [{"rule": "r"}]}]),

@@ -360,6 +360,19 @@ def test_a_timeout_that_is_no_number_of_seconds_is_refused(seconds: str) -> None
         connection_arguments(load_settings(warehouse=url))
 
 
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("warehouse=W&warehouse_size=HUGE", "warehouse_size is 'HUGE'; it must be one of XSMALL"),
+        ("warehouse_size=LARGE", "warehouse is None; it must be the name of a virtual warehouse"),
+        ("warehouse=W;DROP&warehouse_size=LARGE", "warehouse is 'W;DROP'; it must be the name"),
+    ],
+)
+def test_a_size_that_cannot_be_set_is_refused(query: str, says: str) -> None:
+    with pytest.raises(ProfilehouseError, match=says):
+        connection_arguments(load_settings(warehouse=f"snowflake://jo@acc/DB/STAR?{query}"))
+
+
 def test_bigquerys_labels_say_what_the_work_is_for() -> None:
     work = {"run_id": "0A1b-2", "asset": f"warehouse/{'x' * 80}"}
     assert labels(work) == {

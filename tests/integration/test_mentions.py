@@ -106,6 +106,34 @@ def test_a_token_that_is_wrong_is_told_apart_and_never_shown(
     assert fetch(house_of(tmp_path, there, mentions_token="right-token")).mentions == 1
 
 
+def test_a_next_page_at_another_origin_is_not_asked_for_so_no_token_goes_there(
+    tmp_path: Path, there: Network
+) -> None:
+    there.token = "right-token"
+    there.statuses = [status(n) for n in range(1, 3)]
+    house = house_of(tmp_path, there, mentions_token="right-token")
+    with network() as elsewhere:
+        there.script = [elsewhere.url]
+        with pytest.raises(ProfilehouseError, match="another origin, to which no token is sent"):
+            fetch(house)
+        assert elsewhere.asked == []
+    assert not (house.sources / "mentions").exists()
+    assert fetch(house).mentions == 2
+
+
+@pytest.mark.parametrize("script", ["429 for an hour", "429 until a day"])
+def test_a_wait_of_more_than_a_minute_is_left_to_the_next_fetch(
+    tmp_path: Path, there: Network, script: str
+) -> None:
+    house = house_of(tmp_path, there)
+    there.statuses = [status(1)]
+    there.script = [script]
+    with pytest.raises(ProfilehouseError, match=r"after [\d,]+ seconds, more than the 60"):
+        fetch(house)
+    assert len(there.asked) == 1
+    assert fetch(house).mentions == 1
+
+
 def test_a_fetch_without_an_address_says_what_to_set(tmp_path: Path) -> None:
     (tmp_path / "sources").mkdir()
     house = Installation(tmp_path, feeds="mentions")

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
@@ -42,7 +40,7 @@ def status(number: int, **changes: Any) -> dict[str, Any]:
 class Network:
     """What the server has and what it was asked; `script` has its next answers.
 
-    Each is the name of one, or the address elsewhere at which it says the next page is.
+    Each is the name of one, `429` and a `Retry-After`, or where else it says the next page is.
     """
 
     def __init__(self) -> None:
@@ -79,22 +77,17 @@ def network() -> Iterator[Network]:
         server.server_close()
 
 
-def _answer(handler: BaseHTTPRequestHandler, here: Network) -> None:
+def _answer(handler: BaseHTTPRequestHandler, here: Network) -> None:  # noqa: PLR0911
     query = parse_qs(urlsplit(handler.path).query)
     here.asked.append(query)
     if here.token and handler.headers.get("Authorization") != f"Bearer {here.token}":
         return _send(handler, 401, b'{"error": "The access token is invalid"}')
     match here.script.pop(0) if here.script else "":
-        case "429":
-            return _send(handler, 429, b'{"error": "Too many requests"}', ("Retry-After", "1"))
-        case "429 for an hour":
-            return _send(handler, 429, b"{}", ("Retry-After", "3600"))
-        case "429 until a day":
-            day = format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)
-            return _send(handler, 429, b"{}", ("Retry-After", day))
-        case str(elsewhere) if elsewhere.startswith("http"):
-            link = f'<{elsewhere}?max_id=1>; rel="next"'
-            return _send(handler, 200, _page(here, query)[0], ("Link", link))
+        case str(wait) if wait.startswith("429 "):
+            return _send(handler, 429, b"{}", ("Retry-After", wait.removeprefix("429 ")))
+        case str(there) if there.startswith("http"):
+            link = ("Link", f'<{there}?max_id=1>; rel="next"')
+            return _send(handler, 200, _page(here, query)[0], link)
         case "503":
             return _send(handler, 503, b"<html>Maintenance</html>", kind="text/html")
         case "html":

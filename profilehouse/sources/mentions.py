@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
 from html.parser import HTMLParser
@@ -22,6 +21,7 @@ from urllib.parse import urljoin, urlsplit
 from profilehouse.contracts import Contract, contract
 from profilehouse.errors import ProfilehouseError
 from profilehouse.settings import PREFIX, Settings
+from profilehouse.sources.fetching import Fetched, deliver
 from profilehouse.sources.formats import read_records
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ PAGE_SIZE = 40
 ATTEMPTS = 5
 """Times a page is asked for, before the fetch is given up."""
 LONGEST_WAIT = 60
-"""Seconds between two attempts, at most: who is told to wait longer gives up until the next fetch."""
+"""Seconds between two attempts, at most; told to wait longer, a fetch gives up until the next."""
 _UNAUTHORIZED = (401, 403)
 _KNOWN = frozenset(
     (
@@ -49,15 +49,6 @@ _KNOWN = frozenset(
     )
 )
 """The fields of a status that the documentation names."""
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """What one fetch did: mentions that were new, requests it took, and the file they are in."""
-
-    mentions: int
-    requests: int
-    file: str | None
 
 
 def fetch_mentions(settings: Settings, folder: Folder, today: date) -> Fetched:
@@ -82,12 +73,7 @@ def fetch_mentions(settings: Settings, folder: Folder, today: date) -> Fetched:
     source = contract(FEED)
     statuses, requests = _statuses(settings, _newest(source, folder))
     new = [_record(status) for status in sorted(statuses, key=_age)]
-    if not new:
-        return Fetched(0, requests, None)
-    name = f"{today}.jsonl"
-    before = folder.read(source, name) if name in folder.deliveries(source).files.values() else b""
-    folder.write(source, name, before + b"".join(record + b"\n" for record in new))
-    return Fetched(len(new), requests, name)
+    return Fetched(len(new), requests, len(statuses), deliver(source, folder, today, new))
 
 
 def _newest(source: Contract, folder: Folder) -> str | None:
@@ -279,8 +265,3 @@ class _Text(HTMLParser):
         del attrs
         if tag == "br" or (tag == "p" and self.parts):
             self.parts.append("\n")
-
-
-def delivery_day(now: datetime, settings: Settings) -> date:
-    """The business day whose file is written at a moment."""
-    return now.astimezone(settings.zone).date()

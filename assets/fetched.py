@@ -9,7 +9,7 @@ from assets._common import column_schema, owners
 from profilehouse.contracts import Contract, contract
 from profilehouse.platform import Platform
 from profilehouse.settings import Settings
-from profilehouse.sources import crm, mentions
+from profilehouse.sources import crm, mentions, webhooks
 from profilehouse.sources.fetching import Fetched, delivery_day
 
 Fetch = Callable[[Platform, date], Fetched]
@@ -61,8 +61,14 @@ def _mentions(platform: Platform, today: date) -> Fetched:
     return mentions.fetch_mentions(platform.settings, platform.sources(), today)
 
 
+def _webhooks(platform: Platform, today: date) -> Fetched:
+    with platform.webhooks() as log:
+        return webhooks.fetch_webhooks(log, platform.sources(), today)
+
+
 FETCHED: dict[str, tuple[str, Fetch]] = {
     crm.SOURCE: ("postgres", _crm),
     mentions.FEED: ("api", _mentions),
+    webhooks.FEED: ("webhook", _webhooks),
 }
 """What is fetched: the kind that the UI shows, and how."""

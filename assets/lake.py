@@ -10,6 +10,7 @@ from profilehouse.contracts import Contract, contract, contracts_of
 from profilehouse.events.build import CATALOG, EVENT_SOURCES, build_events, event_topics
 from profilehouse.platform import Platform
 from profilehouse.sources.deliveries import Folder
+from profilehouse.sources.drift import policy
 from profilehouse.sources.landing import Landed, land
 
 
@@ -75,7 +76,7 @@ def _asset(
         kinds={"iceberg"},
         description=table.description,
         owners=owners(table),
-        metadata=declared(table),
+        metadata=declared(table) | ({"drift": policy(table)} if table.kind == "feeds" else {}),
     )
 
 

@@ -56,6 +56,10 @@ class Settings(BaseSettings):
     they come as files."""
     crm_password: SecretStr | None = None
     """What USER of the CRM's database shows to it."""
+    webhooks: str = "file:data/webhooks"
+    """The log of webhooks, beside the event log: `file:FOLDER` or `kafka://HOST:PORT/TOPIC`."""
+    webhooks_secret: SecretStr | None = None
+    """What senders of webhooks sign them with; without it the collector takes none."""
     lake: str = "data/lake"
     """Folder or s3:// prefix of the Iceberg tables."""
     catalog: str = "sqlite:"
@@ -134,7 +138,7 @@ class Settings(BaseSettings):
             " bigquery://PROJECT/DATASET"
         )
 
-    @field_validator("log")
+    @field_validator("log", "webhooks")
     @classmethod
     def _known_log(cls, value: str) -> str:
         if not re.fullmatch(rf"file:/*[^/]+.*|kafka://{_BROKER}(,{_BROKER})*/[\w.-]+", value):
@@ -177,7 +181,7 @@ class Settings(BaseSettings):
             raise ValueError("must be https://HOST[:PORT], comma-separated, or *")
         return value
 
-    @field_validator("api_token")
+    @field_validator("api_token", "webhooks_secret")
     @classmethod
     def _strong_token(cls, value: SecretStr | None) -> SecretStr | None:
         token = rf"[\w.~+/=-]{{{TOKEN_LENGTH},}}"

@@ -253,7 +253,7 @@ def _data_folder() -> Path:
 
 
 def _stage(connection: duckdb.DuckDBPyConnection, delivered: Delivered) -> None:
-    """Make a table of each source: what it delivers of its contract's columns after `delivered_on`."""
+    """Make a table of each source: `delivered_on`, then what it delivers."""
     variables = {
         "data": str(_data_folder()),
         "first_day": delivered.first_day,

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import duckdb
 
 AGAIN = "ask the source to deliver it again"
-PART_BYTES = 8 * 2**20
+PART_BYTES = 4 * 2**20
 """Unpacked bytes of a large file that are read at a time."""
 LONGEST_LINE = 16 * 2**20
 _ROWS_AT_ONCE = 50_000
@@ -204,12 +205,18 @@ def _csv_parts(source: Contract, open_: Callable[[], pa.NativeFile], file: str) 
     header = _header(begin, file)
     odd: dict[int, tuple[bytes, str]] = {}
     before = 1
-    for batch in csv.open_csv(open_(), **_options(header, odd, PART_BYTES)):
-        part = _placed(source, pa.table(batch), odd, file, before)
-        yield part
-        before += len(part.lines)
-    nothing = pa.table({name: pa.array([], pa.binary()) for name in _unlike(header)})
-    yield _placed(source, nothing, odd, file, before)
+    schema = pa.schema([(name, pa.binary()) for name in _unlike(header)])
+    batches: list[pa.RecordBatch] = []
+    # Arrow reads up to 32 blocks ahead, so blocks are smaller than parts.
+    with csv.open_csv(open_(), **_options(header, odd, PART_BYTES // 8)) as reader:
+        for batch in chain(reader, [None]):
+            batches += [] if batch is None else [batch]
+            if batch is not None and sum(one.nbytes for one in batches) < PART_BYTES:
+                continue
+            part = _placed(source, pa.Table.from_batches(batches, schema), odd, file, before)
+            yield part
+            before += len(part.lines)
+            batches = []
 
 
 def _options(

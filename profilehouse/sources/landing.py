@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -38,6 +41,10 @@ ENVELOPE = ("delivered_on", "line", "received_at")
 """What stays of a landed row beside its record's own columns."""
 BYTES_PER_COMMIT = 96 * 2**20
 """Uncompressed bytes after which landed days are committed, to bound memory."""
+LARGE = 32 * 2**20
+"""Uncompressed bytes above which a file is landed in parts."""
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -103,7 +110,7 @@ def land(
     landed = Landed()
     pending: list[_Day] = []
     size = 0
-    for day in _new_days(source, days, folder, lake, zone, landed):
+    for day in _ahead(_new_days(source, days, folder, lake, zone, landed)):
         if day.read is None:
             _commit_in_parts(source, day, folder, lake, zone, run, landed)
             continue
@@ -115,6 +122,15 @@ def land(
     if pending:
         _commit(source, pending, lake, zone, run, landed)
     return landed
+
+
+def _ahead(items: Iterator[T]) -> Generator[T]:
+    """The items; while one is worked on, another thread makes the next."""
+    with ThreadPoolExecutor(1, "ahead") as worker:
+        upcoming = worker.submit(next, items, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = worker.submit(next, items, None)
+            yield item
 
 
 def records(source: Contract, lake: Lake, days: Collection[date] | None = None) -> pa.Table:
@@ -239,7 +255,7 @@ def _new_days(
         file = f"{source.name}/{name}"
         try:
             in_parts = not _looks_across_records(source) and too_large(
-                file, deliveries.sizes[day], BYTES_PER_COMMIT
+                file, deliveries.sizes[day], LARGE
             )
             data = None if in_parts else folder.read(source, name)
             digest_ = folder.digest(source, name) if data is None else hashlib.sha256(data)
@@ -331,8 +347,9 @@ def _commit_in_parts(
             lake.replacing("dead_letters", days=days, topic=source.name) as dead,
             lake.replacing(QUARANTINE, days=days, topic=source.name) as quarantine,
             folder.opened(source, name) as stream,
+            closing(_ahead(read_parts(source, stream, str(day.file)))) as parts,
         ):
-            for part in read_parts(source, stream, str(day.file)):
+            for part in parts:
                 found = _sorted_out(source, day, part, zone)
                 rows, held = _hold_back(
                     source, {day.delivered_on: found}, {day.delivered_on: day.repairs}, run

@@ -101,7 +101,7 @@ def in_parts(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From now on every file is too large for memory, and a part a few kilobytes."""
 
     def begin() -> None:
-        monkeypatch.setattr(landing, "BYTES_PER_COMMIT", 0)
+        monkeypatch.setattr(landing, "LARGE", 0)
         monkeypatch.setattr(formats, "PART_BYTES", PART)
         monkeypatch.setattr(formats, "_ROWS_AT_ONCE", 60)
         monkeypatch.setattr("profilehouse.lake.lake.PART_BYTES", 4 * PART)

@@ -27,7 +27,7 @@ NAMESPACE = "profilehouse"
 """The catalog's namespace (in Glue: the database) that holds the tables."""
 
 
-PART_BYTES = 32 * 2**20
+PART_BYTES = 24 * 2**20
 """Of rows in memory, at which a part of a replacement is written."""
 
 

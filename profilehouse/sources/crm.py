@@ -172,7 +172,7 @@ def _known(source: Contract, folder: Folder) -> dict[str, _Known]:
                 record = msgspec.json.decode(line, type=_Delivered)
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 continue
-            key, one = str(record.household_id), _Known(_moment(record), record.deleted, line)
+            key, one = str(record.household_id), _Known(_moment(record), bool(record.deleted), line)
             if key not in known or known[key].changed_at <= one.changed_at:
                 known[key] = one
     return known
@@ -181,7 +181,7 @@ def _known(source: Contract, folder: Folder) -> dict[str, _Known]:
 class _Delivered(msgspec.Struct):
     household_id: Any
     updated_at: Any = None
-    deleted: bool = False
+    deleted: bool | None = None
 
 
 def _moment(record: _Delivered) -> datetime:

@@ -254,13 +254,12 @@ def _new_days(
             continue
         file = f"{source.name}/{name}"
         try:
-            in_parts = not _looks_across_records(source) and too_large(
-                file, deliveries.sizes[day], LARGE
-            )
+            large = too_large(file, deliveries.sizes[day], LARGE)
+            in_parts = large and not _looks_across_records(source)
             data = None if in_parts else folder.read(source, name)
-            digest_ = folder.digest(source, name) if data is None else hashlib.sha256(data)
-            _refuse_unlike_announced(source, folder, deliveries, day, digest_.hexdigest())
-            sha256 = with_repairs(fingerprint(source, digest_, zone), mended)
+            hashed = folder.digest(source, name) if data is None else hashlib.sha256(data)
+            _refuse_unlike_announced(source, folder, deliveries, day, hashed.hexdigest())
+            sha256 = with_repairs(fingerprint(source, hashed, zone), mended)
             if before.get(day) != sha256:
                 read = None if data is None else read_records(source, data, file)
                 yield _Day(day, file, sha256, read, mended)

@@ -6,23 +6,23 @@ from datetime import date
 import dagster as dg
 
 from assets._common import column_schema, days_of, declared, owners, report_days, spans
-from assets.fetched import fetched_assets
 from profilehouse.contracts import Contract, contract, contracts_of
 from profilehouse.events.build import CATALOG, EVENT_SOURCES, build_events, event_topics
 from profilehouse.platform import Platform
 from profilehouse.sources.deliveries import Folder
+from profilehouse.sources.drift import policy
 from profilehouse.sources.landing import Landed, land
 
 
 def delivered_files(
-    feeds: Sequence[Contract] = (),
+    feeds: Sequence[Contract], fetched: Mapping[str, dg.AssetsDefinition]
 ) -> list[dg.AssetSpec | dg.AssetsDefinition]:
     """What other systems deliver: outside of the platform, where the graph begins; or fetched.
 
     Args:
         feeds: the optional sources that are on.
+        fetched: the assets of those that the platform fetches itself, by name.
     """
-    fetched = fetched_assets()
     return [
         fetched[source.name]
         if source.name in fetched
@@ -76,7 +76,7 @@ def _asset(
         kinds={"iceberg"},
         description=table.description,
         owners=owners(table),
-        metadata=declared(table),
+        metadata=declared(table) | ({"drift": policy(table)} if table.kind == "feeds" else {}),
     )
 
 

@@ -240,7 +240,7 @@ def every_day_was_delivered(
 
 def _known_fields(feed: Contract) -> dg.AssetChecksDefinition:
     key = dg.AssetKey(["lake", feed.name])
-    description = f"No record of {feed.name} has a field that the contract does not know"
+    description = f"No record of {feed.name} has a field that its contract or schema does not know"
 
     @asset_checks(
         specs=[spec(key, KNOWN_FIELDS, description, "warning")], name=f"fields_of_{feed.name}"

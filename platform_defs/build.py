@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.fetched import fetched_sources
 from assets.health import health_assets
 from assets.lake import delivered_files, lake_assets
 from assets.live import live_assets
@@ -32,7 +33,7 @@ from platform_defs.retention import weekly_forgetting
 from platform_defs.schedules import (
     checks_of_live,
     daily_load,
-    fetch_feeds,
+    fetch_sources,
     hourly_expiry,
     nightly_upkeep,
     weekly_checks,
@@ -52,13 +53,14 @@ def build_defs(settings: Settings, **overrides: Any) -> dg.Definitions:
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     daily = daily_partitions(settings)
     feeds = enabled_feeds(settings)
+    fetched = fetched_sources(settings, feeds)
     assets = [*lake_assets(daily, feeds), *warehouse_assets(daily, feeds), *profile_assets()]
     live = live_checks()
     return dg.Definitions(
         assets=with_code_links(
             with_freshness(
                 [
-                    *delivered_files(feeds),
+                    *delivered_files(feeds, fetched),
                     *live_assets(),
                     *assets,
                     *quality_assets(),
@@ -83,7 +85,7 @@ def build_defs(settings: Settings, **overrides: Any) -> dg.Definitions:
             hourly_expiry(settings),
             nightly_upkeep(settings),
             weekly_forgetting(settings),
-            *fetch_feeds(feeds),
+            *fetch_sources(list(fetched.values())),
         ],
         sensors=[observe_live(), observe_health(), fresh_events(), alerts(settings)],
         executor=dg.in_process_executor,

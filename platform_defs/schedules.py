@@ -5,10 +5,9 @@ from datetime import date, timedelta
 
 import dagster as dg
 
-from assets.fetched import fetched_assets
 from assets.live import why_none
 from checks.live import LIVE_CHECK_JOB
-from profilehouse.contracts import Contract, contracts_of
+from profilehouse.contracts import contracts_of
 from profilehouse.platform import Platform
 from profilehouse.settings import Settings
 from profilehouse.stream.status import read_statuses
@@ -16,7 +15,7 @@ from profilehouse.stream.status import read_statuses
 DAILY_JOB = "daily_load"
 CHECK_JOB = "all_checks"
 EXPIRY_JOB = "expire_lake"
-FETCH_JOB = "fetch_feeds"
+FETCH_JOB = "fetch_sources"
 UPKEEP_JOB = "tidy_lake"
 LOAD_HOUR = 6
 """Hour of the business zone from which yesterday's deliveries are loaded, once all are there."""
@@ -120,17 +119,16 @@ def checks_of_live(live: Sequence[dg.AssetChecksDefinition]) -> dg.ScheduleDefin
     return every_ten_minutes
 
 
-def fetch_feeds(feeds: Sequence[Contract]) -> list[dg.ScheduleDefinition]:
-    """Every quarter of an hour: the feeds that are on and that the platform fetches itself."""
-    keys = [["sources", feed.name] for feed in feeds if feed.name in fetched_assets()]
-    if not keys:
+def fetch_sources(fetched: Sequence[dg.AssetsDefinition]) -> list[dg.ScheduleDefinition]:
+    """Every quarter of an hour: the sources that the platform fetches itself, if any."""
+    if not fetched:
         return []
     return [
         dg.ScheduleDefinition(
             name="every_quarter",
             job=dg.define_asset_job(
                 FETCH_JOB,
-                selection=dg.AssetSelection.assets(*keys),
+                selection=dg.AssetSelection.assets(*fetched),
                 description="Fetches what is new at the sources that are asked for it.",
             ),
             cron_schedule="*/15 * * * *",

@@ -64,6 +64,7 @@ def back_up(platform: Platform, folder: Path) -> About:
         "alerts": _copy_sqlite,
         "lake": _copy_lake,
         "log": _copy_log,
+        "webhooks": _copy_log,
     }
     local = places(settings)
     there = {name: local[name] for name in copies if name in local and local[name].exists()}

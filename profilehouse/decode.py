@@ -52,12 +52,12 @@ def refusals(
         contract: theirs.
         unknown_fields: whether a record may have them.
     """
-    decoder = _decoder(contract, unknown_fields)
+    decode = _decoder(contract, unknown_fields).decode
     dated = [c.name for c in contract.columns if c.type in ("date", "timestamp")]
     refused: dict[int, str] = {}
     for index, line in enumerate(lines):
         try:
-            record = decoder.decode(line)
+            record = decode(line)
             for name in dated:
                 value = getattr(record, name)
                 if value is not None and not FIRST_YEAR <= value.year <= LAST_YEAR:

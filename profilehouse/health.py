@@ -22,6 +22,7 @@ def places(settings: Settings) -> dict[str, Path]:
     urls = {
         "sources": settings.sources,
         "log": settings.log,
+        "webhooks": settings.webhooks,
         "lake": settings.lake,
         "warehouse": settings.warehouse,
         "profiles": settings.profiles,

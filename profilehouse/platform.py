@@ -57,7 +57,13 @@ class Platform:
         """The event log, which a file log's first use makes."""
         from profilehouse.log import open_log  # noqa: PLC0415
 
-        return open_log(self.settings)
+        return open_log(self.settings.log)
+
+    def webhooks(self) -> Log:
+        """The log of webhooks, which a file log's first use makes."""
+        from profilehouse.log import open_log  # noqa: PLC0415
+
+        return open_log(self.settings.webhooks)
 
     def lake(self) -> Lake:
         """The Iceberg lake."""

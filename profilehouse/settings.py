@@ -51,6 +51,15 @@ class Settings(BaseSettings):
     """The timeline that the feed `mentions` fetches: https://HOST/api/v1/timelines/tag/NAME."""
     mentions_token: SecretStr | None = None
     """What the feed `mentions` shows to its API; many need none."""
+    crm_url: str = ""
+    """Where the households are: `postgresql://USER@HOST[:PORT]/DATABASE/[SCHEMA.]TABLE`; without it
+    they come as files."""
+    crm_password: SecretStr | None = None
+    """What USER of the CRM's database shows to it."""
+    webhooks: str = "file:data/webhooks"
+    """The log of webhooks, beside the event log: `file:FOLDER` or `kafka://HOST:PORT/TOPIC`."""
+    webhooks_secret: SecretStr | None = None
+    """What senders of webhooks sign them with; without it the collector takes none."""
     lake: str = "data/lake"
     """Folder or s3:// prefix of the Iceberg tables."""
     catalog: str = "sqlite:"
@@ -129,7 +138,7 @@ class Settings(BaseSettings):
             " bigquery://PROJECT/DATASET"
         )
 
-    @field_validator("log")
+    @field_validator("log", "webhooks")
     @classmethod
     def _known_log(cls, value: str) -> str:
         if not re.fullmatch(rf"file:/*[^/]+.*|kafka://{_BROKER}(,{_BROKER})*/[\w.-]+", value):
@@ -153,6 +162,17 @@ class Settings(BaseSettings):
             raise ValueError("must be https://HOST/PATH")
         return value
 
+    @field_validator("crm_url")
+    @classmethod
+    def _known_database(cls, value: str) -> str:
+        if re.match(r"\w+://[^/@]*:[^/]*@", value):
+            raise ValueError(f"must not hold a password: {PREFIX}CRM_PASSWORD is the place for it")
+        name = r"[^\W\d][\w$]*"
+        form = rf"postgresql://[\w.-]+@[\w.-]+(:\d+)?/[\w$-]+/({name}\.)?{name}"
+        if value and not re.fullmatch(form, value):
+            raise ValueError("must be postgresql://USER@HOST[:PORT]/DATABASE/[SCHEMA.]TABLE")
+        return value
+
     @field_validator("origins")
     @classmethod
     def _known_origins(cls, value: str) -> str:
@@ -161,7 +181,7 @@ class Settings(BaseSettings):
             raise ValueError("must be https://HOST[:PORT], comma-separated, or *")
         return value
 
-    @field_validator("api_token")
+    @field_validator("api_token", "webhooks_secret")
     @classmethod
     def _strong_token(cls, value: SecretStr | None) -> SecretStr | None:
         token = rf"[\w.~+/=-]{{{TOKEN_LENGTH},}}"
@@ -190,6 +210,12 @@ class Settings(BaseSettings):
         return urlsplit(self.warehouse)
 
 
+SECRETS = frozenset(
+    name for name, field in Settings.model_fields.items() if field.annotation == SecretStr | None
+)
+"""The settings that nobody is shown."""
+
+
 def snowflake_parts(url: SplitResult) -> tuple[str, str] | None:
     """(database, schema) of a Snowflake URL, or None where it lacks a part."""
     path = url.path.strip("/").split("/")
@@ -200,7 +226,7 @@ def snowflake_parts(url: SplitResult) -> tuple[str, str] | None:
 
 def _shown(name: int | str, value: Any) -> Any:
     """The value without its secrets."""
-    if name in ("api_token", "mentions_token"):
+    if name in SECRETS:
         return "***"
     return re.sub(r"(://[^:/]*):.*@", r"\1:***@", value) if isinstance(value, str) else value
 

@@ -38,7 +38,10 @@ def status(number: int, **changes: Any) -> dict[str, Any]:
 
 
 class Network:
-    """What the server has and what it was asked; `script` has its next answers, by name."""
+    """What the server has and what it was asked; `script` has its next answers.
+
+    Each is the name of one, `429` and a `Retry-After`, or where else it says the next page is.
+    """
 
     def __init__(self) -> None:
         self.statuses: list[dict[str, Any]] = []
@@ -74,14 +77,17 @@ def network() -> Iterator[Network]:
         server.server_close()
 
 
-def _answer(handler: BaseHTTPRequestHandler, here: Network) -> None:
+def _answer(handler: BaseHTTPRequestHandler, here: Network) -> None:  # noqa: PLR0911
     query = parse_qs(urlsplit(handler.path).query)
     here.asked.append(query)
     if here.token and handler.headers.get("Authorization") != f"Bearer {here.token}":
         return _send(handler, 401, b'{"error": "The access token is invalid"}')
     match here.script.pop(0) if here.script else "":
-        case "429":
-            return _send(handler, 429, b'{"error": "Too many requests"}', ("Retry-After", "1"))
+        case str(wait) if wait.startswith("429 "):
+            return _send(handler, 429, b"{}", ("Retry-After", wait.removeprefix("429 ")))
+        case str(there) if there.startswith("http"):
+            link = ("Link", f'<{there}?max_id=1>; rel="next"')
+            return _send(handler, 200, _page(here, query)[0], link)
         case "503":
             return _send(handler, 503, b"<html>Maintenance</html>", kind="text/html")
         case "html":

@@ -118,7 +118,7 @@ def _now() -> str:
 @click.option("--seed", default=_SEED)
 def main(number: int, rate: int | None, users: int, visits: bool, markers: int, seed: int) -> None:
     """Append NUMBER events."""
-    with open_log(load_settings()) as log, log.producer() as producer:
+    with open_log(load_settings().log) as log, log.producer() as producer:
         source = events(number, users, visits=visits, seed=seed)
         if rate is None:
             for key, value in source:

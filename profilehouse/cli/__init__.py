@@ -18,6 +18,7 @@ COMMANDS = {
     "collect": "collect",
     "contracts": "contracts",
     "dead-letters": "dead_letters",
+    "new": "new",
     "profile": "profile",
     "quarantine": "quarantine",
     "restore": "restore",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, timedelta
+from time import time
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 NAMESPACE = "profilehouse"
 """The catalog's namespace (in Glue: the database) that holds the tables."""
+
+
+PART_BYTES = 24 * 2**20
+"""Of rows in memory, at which a part of a replacement is written."""
 
 
 def layout_of(name: str) -> Contract:
@@ -101,13 +106,23 @@ class Lake:
         rows = layout.conform(rows, declared)
         layout.check_replaced(rows, declared, days, topic)
         with self._explained(f"write {name}"):
-            table = self._load(name)
-            if table is None and rows.num_rows == 0:
+            if rows.num_rows == 0 and self._load(name) is None:
                 return
-            if table is None:
-                table = layout.create(self._catalog, (NAMESPACE, name), self._place(name), declared)
-            layout.evolve(table, declared)
-            replacing.replace(table, rows, days, topic)
+            replacing.replace(self._made(name), rows, days, topic)
+
+    @contextmanager
+    def replacing(
+        self, name: str, *, days: Collection[date], topic: str | None = None
+    ) -> Iterator[Replacement]:
+        """As `replace`, for more rows than memory holds: they are given in parts.
+
+        What is not committed at the end of the block is gone.
+        """
+        replacement = Replacement(self, name, days, topic)
+        try:
+            yield replacement
+        finally:
+            replacement.discard()
 
     def append(
         self,
@@ -144,8 +159,7 @@ class Lake:
         rows = layout.conform(rows, declared)
         appending.check_rows(rows, topic_id, before, after)
         with self._explained(f"append to {name}"):
-            table = self._ready(name, declared)
-            appending.append(table, rows, topic_id, before, after)
+            appending.append(self._made(name), rows, topic_id, before, after)
 
     def write_files(self, name: str, rows: pa.Table) -> list[DataFile]:
         """Write rows of the log as data files for `append_files`; nothing is committed.
@@ -154,10 +168,9 @@ class Lake:
         """
         from profilehouse.lake import commit, layout  # noqa: PLC0415
 
-        declared = self._layouts(name)
-        rows = layout.conform(rows, declared)
+        rows = layout.conform(rows, self._layouts(name))
         with self._explained(f"write {name}"):
-            return commit.write(self._ready(name, declared), rows)
+            return commit.write(self._made(name), rows)
 
     def append_files(
         self,
@@ -172,20 +185,8 @@ class Lake:
         """As `append`, of files that `write_files` wrote, maybe elsewhere, since `begun`."""
         from profilehouse.lake import appending  # noqa: PLC0415
 
-        declared = self._layouts(name)
         with self._explained(f"append to {name}"):
-            table = self._ready(name, declared)
-            appending.add(table, files, topic_id, before, after, begun)
-
-    def _ready(self, name: str, declared: Contract) -> Table:
-        """The table as its contract wants it, made where there is none."""
-        from profilehouse.lake import layout  # noqa: PLC0415
-
-        table = self._load(name)
-        if table is None:
-            table = layout.create(self._catalog, (NAMESPACE, name), self._place(name), declared)
-        layout.evolve(table, declared)
-        return table
+            appending.add(self._made(name), files, topic_id, before, after, begun)
 
     def positions(self, name: str) -> Positions:
         """Up to where a table holds the log."""
@@ -294,6 +295,17 @@ class Lake:
             table = self._load(name)
             return upkeep.Orphans() if table is None else upkeep.remove_orphans(table, older_than)
 
+    def _made(self, name: str) -> Table:
+        """The table, created where it is not there, in the columns of its contract."""
+        from profilehouse.lake import layout  # noqa: PLC0415
+
+        declared = self._layouts(name)
+        table = self._load(name)
+        if table is None:
+            table = layout.create(self._catalog, (NAMESPACE, name), self._place(name), declared)
+        layout.evolve(table, declared)
+        return table
+
     def _place(self, name: str) -> str:
         return f"{self.url}/{name}"
 
@@ -330,6 +342,59 @@ class Lake:
                 f"lake {self.url}: cannot {doing}: {reason};"
                 " see that the place can be reached, has room and may be written, then run again"
             ) from error
+
+
+class Replacement:
+    """Rows in the place of others, given in parts: written as they come, seen all at once."""
+
+    def __init__(self, lake: Lake, name: str, days: Collection[date], topic: str | None) -> None:
+        self._lake, self._name, self._days, self._topic = lake, name, days, topic
+        self._layout = lake._layouts(name)
+        self._table: Table | None = None
+        self._rest: list[pa.Table] = []
+        self._written: list[DataFile] = []
+        self._begun: float | None = None
+
+    def add(self, rows: pa.Table) -> None:
+        """More of the rows; as `Lake.replace` takes them."""
+        from profilehouse.lake import commit, layout  # noqa: PLC0415
+
+        rows = layout.conform(rows, self._layout)
+        layout.check_replaced(rows, self._layout, self._days, self._topic)
+        self._rest.append(rows)
+        if sum(part.nbytes for part in self._rest) < PART_BYTES:
+            return
+        with self._lake._explained(f"write {self._name}"):
+            self._begun = self._begun or time()
+            self._table = self._table or self._lake._made(self._name)
+            self._written += commit.write(self._table, pa.concat_tables(self._rest))
+        self._rest = []
+
+    def commit(self) -> None:
+        """Put all of them in the place of the others, in one atomic commit."""
+        from profilehouse.lake import replacing  # noqa: PLC0415
+
+        rows = pa.concat_tables([self._layout_schema().empty_table(), *self._rest])
+        if self._table is None:
+            self._lake.replace(self._name, rows, days=self._days, topic=self._topic)
+        else:
+            with self._lake._explained(f"write {self._name}"):
+                parts = self._written
+                self._written = []
+                replacing.replace(self._table, rows, self._days, self._topic, parts, self._begun)
+        self._rest = []
+
+    def discard(self) -> None:
+        """Take away what was written and not committed."""
+        from profilehouse.lake import commit  # noqa: PLC0415
+
+        if self._table is not None and self._written:
+            with self._lake._explained(f"write {self._name}"):
+                commit.remove(self._table, self._written)
+        self._written = []
+
+    def _layout_schema(self) -> pa.Schema:
+        return pa.schema([field.with_nullable(True) for field in self._layout.arrow_schema])
 
 
 def _selected(declared: Contract, columns: Sequence[str] | None) -> pa.Schema:

@@ -34,11 +34,26 @@ _LONGEST_WAIT = 2.0
 logger = logging.getLogger(__name__)
 
 
-def replace(table: Table, rows: pa.Table, days: Collection[date], topic: str | None) -> None:
+def replace(
+    table: Table,
+    rows: pa.Table,
+    days: Collection[date],
+    topic: str | None,
+    parts: Sequence[DataFile] = (),
+    begun: float | None = None,
+) -> None:
     """Replace the rows of the days (and topic) by `rows`, in one commit.
 
     Optimistic: the files are written, then committed on condition that the table is as it was
     planned on; where it is not, planned again on the newer table.
+
+    Args:
+        table: theirs.
+        rows: to be written.
+        days: whose rows go.
+        topic: whose rows go; everybody's where None.
+        parts: files with more of the new rows, written already.
+        begun: time.time() before the first of these was written.
 
     Raises:
         ProfilehouseError: where other writers were quicker at every attempt.
@@ -47,18 +62,18 @@ def replace(table: Table, rows: pa.Table, days: Collection[date], topic: str | N
     touched = those_of(days, None) if table.spec().fields else AlwaysTrue()
     partly = goes != touched
     written: list[DataFile] = []
-    begun = time.time()
+    since = begun or time.time()
     for attempt in range(ATTEMPTS):
         old = list(table.scan(touched).plan_files())
         if attempt == 0 or partly:
             remove(table, written)
-            begun = time.time()
+            since = begun or time.time()
             stay = _rows(table, old, Not(goes), rows.schema) if partly else rows.slice(0, 0)
             written = write(table, pa.concat_tables([stay, rows]))
-        if not old and not written:
+        if not old and not written and not parts:
             return
         try:
-            commit(table, _Exchange([task.file for task in old], written), begun)
+            commit(table, _Exchange([task.file for task in old], [*parts, *written]), since)
         except CommitFailedException as error:
             logger.info("table %s was changed meanwhile, again: %s", table.name(), error)
             pause(attempt, _LONGEST_WAIT)
@@ -67,7 +82,7 @@ def replace(table: Table, rows: pa.Table, days: Collection[date], topic: str | N
             if len(table.metadata.snapshots) > SNAPSHOTS:
                 expire(table, HISTORY)
             return
-    remove(table, written)
+    remove(table, [*parts, *written])
     raise ProfilehouseError(
         f"lake table {table.name()[-1]} at {table.location()}: other writers were quicker"
         f" {ATTEMPTS} times; let fewer runs write it at once, and run again"

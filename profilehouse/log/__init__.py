@@ -13,14 +13,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 import msgspec
 
 from profilehouse.errors import ForeignTopic, ProfilehouseError
-
-if TYPE_CHECKING:
-    from profilehouse.settings import Settings
 
 MAX_RECORD_BYTES = 900_000
 """Key and value together; what Kafka takes by default, less what its framing adds."""
@@ -178,13 +175,13 @@ class Log(Closing, Protocol):
         ...
 
 
-def open_log(settings: Settings) -> Log:
-    """The log that `settings.log` names; a file log is made if there is none.
+def open_log(url: str) -> Log:
+    """The log that a URL names, as `settings.log` does; a file log is made if there is none.
 
     Raises:
         ProfilehouseError: if it cannot be opened.
     """
-    kind, _, place = settings.log.partition(":")
+    kind, _, place = url.partition(":")
     if kind == "file":
         from pathlib import Path  # noqa: PLC0415
 
@@ -195,7 +192,7 @@ def open_log(settings: Settings) -> Log:
         from profilehouse.log.kafka import KafkaLog  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ProfilehouseError(
-            f"{settings.log}: {error}; install Kafka's client: pip install 'profilehouse[kafka]'"
+            f"{url}: {error}; install Kafka's client: pip install 'profilehouse[kafka]'"
         ) from error
 
     brokers, _, topic = place.removeprefix("//").partition("/")

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
 import msgspec
+import pyarrow as pa
 from pyarrow import fs
 
 from profilehouse.contracts import Contract
@@ -29,6 +32,9 @@ _FILE_NAME = re.compile(
     re.ASCII,
 )
 _ANNOUNCED = re.compile(r"(\d{4}-\d{2}-\d{2})\.announced\.json")
+
+
+_BYTES_AT_ONCE = 4 * 2**20
 
 
 class Announcement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,6 +50,8 @@ class Deliveries:
 
     `written_at` is when each file was last written, UTC without a zone.
 
+    `sizes` has the bytes of each file, as delivered.
+
     `repeated` has the days with more than one file of the highest revision, and their names; which
     of them is right only the source can say. `announced` names the announcement of each day that
     has one.
@@ -54,6 +62,7 @@ class Deliveries:
     unrecognised: tuple[str, ...]
     repeated: dict[date, tuple[str, ...]]
     announced: dict[date, str]
+    sizes: dict[date, int]
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,7 @@ class Folder:
         written_at: dict[date, datetime] = {}
         unrecognised: list[str] = []
         announced: dict[date, str] = {}
+        sizes: dict[str, int] = {}
         for info in self._listed(selector):
             day = _day(info.base_name)
             if info.type != fs.FileType.File or info.base_name.startswith("."):
@@ -80,6 +90,7 @@ class Folder:
                 unrecognised.append(info.base_name)
             else:
                 of_day = named.setdefault(day, {})
+                sizes[info.base_name] = info.size or 0
                 of_day.setdefault(_revision(info.base_name), []).append(info.base_name)
                 written = info.mtime.astimezone(UTC).replace(tzinfo=None)
                 written_at[day] = max(written, written_at.get(day, written))
@@ -90,6 +101,7 @@ class Folder:
             unrecognised=tuple(sorted(unrecognised)),
             repeated={day: tuple(names) for day, names in newest.items() if len(names) > 1},
             announced=announced,
+            sizes={day: sizes[names[0]] for day, names in newest.items()},
         )
 
     def announcement(self, source: Contract, name: str) -> Announcement:
@@ -126,11 +138,34 @@ class Folder:
             with self.filesystem.open_input_stream(path, compression=None) as stream:
                 data: bytes = stream.read()
         except OSError as error:
-            reason = " ".join(str(error).split())
-            raise ProfilehouseError(
-                f"{source.name}/{name}: cannot be read ({reason}); see that it may be, run again"
-            ) from error
+            raise _unreadable(source, name, error) from error
         return data
+
+    def digest(self, source: Contract, name: str) -> hashlib._Hash:
+        """The SHA-256 of a delivered file, which may be larger than memory.
+
+        Raises:
+            ProfilehouseError: where it cannot be read.
+        """
+        digest = hashlib.sha256()
+        with self.opened(source, name) as stream:
+            while data := stream.read(_BYTES_AT_ONCE):
+                digest.update(data)
+        return digest
+
+    @contextmanager
+    def opened(self, source: Contract, name: str) -> Iterator[pa.NativeFile]:
+        """A delivered file to read from any place, compressed as delivered.
+
+        Raises:
+            ProfilehouseError: where it cannot be read.
+        """
+        path = f"{self.path}/{source.name}/{name}"
+        try:
+            with self.filesystem.open_input_file(path) as stream:
+                yield stream
+        except OSError as error:
+            raise _unreadable(source, name, error) from error
 
     def write(self, source: Contract, name: str, data: bytes) -> None:
         """Put a file in the place of the one of that name, whole or not at all.
@@ -152,11 +187,24 @@ class Folder:
             ) from error
 
 
-def fingerprint(source: Contract, data: bytes, zone: ZoneInfo) -> str:
-    """Of a delivery: its bytes, the contract they are read with and the zone of its day."""
-    digest = hashlib.sha256(data)
-    digest.update(f"{source.name} {source.version} {zone.key}".encode())
-    return digest.hexdigest()
+def fingerprint(source: Contract, digest: hashlib._Hash, zone: ZoneInfo) -> str:
+    """Of a delivery: its bytes, the contract they are read with and the zone of its day.
+
+    Args:
+        source: the contract.
+        digest: SHA-256 of the bytes.
+        zone: of the day.
+    """
+    whole = digest.copy()
+    whole.update(f"{source.name} {source.version} {zone.key}".encode())
+    return whole.hexdigest()
+
+
+def _unreadable(source: Contract, name: str, error: OSError) -> ProfilehouseError:
+    reason = " ".join(str(error).split())
+    return ProfilehouseError(
+        f"{source.name}/{name}: cannot be read ({reason}); see that it may be, run again"
+    )
 
 
 def close_of(day: date, zone: ZoneInfo) -> datetime:

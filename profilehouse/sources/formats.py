@@ -10,10 +10,11 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     import duckdb
 
 AGAIN = "ask the source to deliver it again"
+PART_BYTES = 4 * 2**20
+"""Unpacked bytes of a large file that are read at a time."""
+LONGEST_LINE = 16 * 2**20
+_ROWS_AT_ONCE = 50_000
+_TIMES_SMALLER = 10
+"""So much smaller compression makes a file, about."""
 _WHOLE_NUMBER = r"-?(0|[1-9][0-9]*)(\.0*)?"
 _NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?"
 _OFFSET = r".*([zZ]|[0-9]{2}:[0-9]{2}[^-+]*[+-][0-9]{2}(:?[0-9]{2})?)"
@@ -33,15 +40,17 @@ _MOMENT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 @dataclass(frozen=True)
 class Lines:
-    """A file's records.
+    """A file's records, or those of a part of it.
 
     `lines` has a record at the index of its line, counted from 0; what is no record (a blank line,
     the header of a table) is empty there. `unreadable` has the reason for each line that could not
-    be made a record, and stands in `lines` as it was delivered.
+    be made a record, and stands in `lines` as it was delivered. Both are counted from the part's
+    first line, before which the file has `before` lines.
     """
 
     lines: list[bytes]
     unreadable: dict[int, str] = field(default_factory=dict)
+    before: int = 0
 
 
 def read_records(source: Contract, data: bytes, file: str) -> Lines:
@@ -62,13 +71,80 @@ def read_records(source: Contract, data: bytes, file: str) -> Lines:
         ProfilehouseError: where the file is cut short, is not what its name says, or lacks a
             column that the contract requires.
     """
-    for suffix, unpack in _PACKED.items():
+    for suffix, (_, unpack) in _PACKED.items():
         if file.endswith(suffix):
-            data, kind = unpack(data, file), file.removesuffix(suffix)
-            break
-    else:
-        kind = file
-    return _KINDS[kind.rpartition(".")[2]](source, data, file)
+            data = unpack(data, file)
+    return _KINDS[_kind(file)](source, data, file)
+
+
+def read_parts(source: Contract, stream: pa.NativeFile, file: str) -> Iterator[Lines]:
+    """As `read_records`, of a file larger than memory: about PART_BYTES at a time.
+
+    Args:
+        source: the contract.
+        stream: the file; it can be sought in.
+        file: its name; not one of packed Parquet, which cannot be read from its begin.
+
+    Raises:
+        ProfilehouseError: as `read_records`, once that part is reached; also for a line longer than
+            LONGEST_LINE.
+    """
+    packed = next((suffix for suffix in _PACKED if file.endswith(suffix)), "")
+    kind = _kind(file)
+    opened: list[pa.NativeFile] = []
+
+    def from_its_begin() -> pa.NativeFile:
+        stream.seek(0)
+        # Kept until the end: one that is collected closes the file below it.
+        opened.append(pa.CompressedInputStream(stream, _PACKED[packed][0]) if packed else stream)
+        return opened[-1]
+
+    try:
+        if kind == "csv":
+            yield from _csv_parts(source, from_its_begin, file)
+        elif kind == "parquet":
+            yield from _parquet_parts(source, stream, file)
+        else:
+            yield from _line_parts(source, from_its_begin(), file)
+    except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        reason = " ".join(str(error).split())
+        raise ProfilehouseError(
+            f"{file}: not a whole {kind}{packed} file ({reason}); {AGAIN}"
+        ) from error
+
+
+def too_large(file: str, size: int, limit: int) -> bool:
+    """Whether a file of that name and size has more bytes than a limit, by estimate unpacked.
+
+    Packed Parquet never is: it can only be read whole.
+    """
+    packed = file.endswith(tuple(_PACKED))
+    return size * (_TIMES_SMALLER if packed else 1) > limit and not (
+        packed and _kind(file) == "parquet"
+    )
+
+
+def _line_parts(source: Contract, stream: pa.NativeFile, file: str) -> Iterator[Lines]:
+    rest, before = b"", 0
+    while data := stream.read(PART_BYTES):
+        whole, end, rest = (rest + data).rpartition(b"\n")
+        if len(rest) > LONGEST_LINE:
+            raise ProfilehouseError(
+                f"{file}: a line after line {before:,} is longer than {LONGEST_LINE:,} bytes;"
+                f" {AGAIN}"
+            )
+        part = _KINDS[_kind(file)](source, whole + end, file)
+        yield replace(part, before=before)
+        before += len(part.lines)
+    if rest:
+        yield replace(_KINDS[_kind(file)](source, rest, file), before=before)
+
+
+def _kind(file: str) -> str:
+    """The ending that says what a file is, without that of its compression."""
+    for suffix in _PACKED:
+        file = file.removesuffix(suffix)
+    return file.rpartition(".")[2]
 
 
 def _gunzip(data: bytes, file: str) -> bytes:
@@ -112,31 +188,60 @@ def _csv(source: Contract, data: bytes, file: str) -> Lines:
     if not data.strip():
         return Lines([])
     odd: dict[int, tuple[bytes, str]] = {}
+    try:
+        table = csv.read_csv(pa.BufferReader(data), **_options(_header(data, file), odd))
+    except pa.ArrowInvalid as error:
+        reason = " ".join(str(error).split())
+        raise ProfilehouseError(f"{file}: not a whole CSV file ({reason}); {AGAIN}") from error
+    return _placed(source, table, odd, file, before=1)
+
+
+def _csv_parts(source: Contract, open_: Callable[[], pa.NativeFile], file: str) -> Iterator[Lines]:
+    from pyarrow import csv  # noqa: PLC0415
+
+    begin = open_().read(LONGEST_LINE)
+    if not begin.strip():
+        return
+    header = _header(begin, file)
+    odd: dict[int, tuple[bytes, str]] = {}
+    before = 1
+    schema = pa.schema([(name, pa.binary()) for name in _unlike(header)])
+    batches: list[pa.RecordBatch] = []
+    # Arrow reads up to 32 blocks ahead, so blocks are smaller than parts.
+    with csv.open_csv(open_(), **_options(header, odd, PART_BYTES // 8)) as reader:
+        for batch in chain(reader, [None]):
+            batches += [] if batch is None else [batch]
+            if batch is not None and sum(one.nbytes for one in batches) < PART_BYTES:
+                continue
+            part = _placed(source, pa.Table.from_batches(batches, schema), odd, file, before)
+            yield part
+            before += len(part.lines)
+            batches = []
+
+
+def _options(
+    header: list[str], odd: dict[int, tuple[bytes, str]], block_size: int | None = None
+) -> dict[str, Any]:
+    """How a CSV file is read: cells as they are, odd rows noted by their place and skipped."""
+    from pyarrow import csv  # noqa: PLC0415
 
     def aside(row: csv.InvalidRow) -> str:
         expected = f"Expected {row.expected_columns} columns, got {row.actual_columns}"
         odd[row.number - 1] = (row.text.encode("utf-8", "surrogateescape"), expected)
         return "skip"
 
-    header = _header(data, file)
-    try:
-        table = csv.read_csv(
-            pa.BufferReader(data),
-            # Numbers of odd rows are only known where one thread reads.
-            read_options=csv.ReadOptions(
-                use_threads=False, column_names=_unlike(header), skip_rows=1
-            ),
-            parse_options=csv.ParseOptions(
-                newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=aside
-            ),
-            convert_options=csv.ConvertOptions(
-                column_types=dict.fromkeys(_unlike(header), pa.binary()), strings_can_be_null=False
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        reason = " ".join(str(error).split())
-        raise ProfilehouseError(f"{file}: not a whole CSV file ({reason}); {AGAIN}") from error
-    return _placed(source, table, odd, file, first=1)
+    return {
+        # Numbers of odd rows are only known where one thread reads.
+        "read_options": csv.ReadOptions(
+            use_threads=False, column_names=_unlike(header), skip_rows=1, block_size=block_size
+        ),
+        "parse_options": csv.ParseOptions(
+            newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=aside
+        ),
+        "convert_options": csv.ConvertOptions(
+            column_types=dict.fromkeys(_unlike(header), pa.binary()), strings_can_be_null=False
+        ),
+    }
 
 
 def _header(data: bytes, file: str) -> list[str]:
@@ -163,7 +268,18 @@ def _parquet(source: Contract, data: bytes, file: str) -> Lines:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ProfilehouseError(f"{file}: not a whole Parquet file ({reason}); {AGAIN}") from error
-    return _placed(source, pa.table(texts, names=table.column_names), {}, file, first=0)
+    return _placed(source, pa.table(texts, names=table.column_names), {}, file, before=0)
+
+
+def _parquet_parts(source: Contract, stream: pa.NativeFile, file: str) -> Iterator[Lines]:
+    from pyarrow import parquet  # noqa: PLC0415
+
+    before = 0
+    for batch in parquet.ParquetFile(stream).iter_batches(_ROWS_AT_ONCE):
+        texts = [_texts(pa.chunked_array([column])) for column in batch.columns]
+        table = pa.table(texts, names=batch.schema.names)
+        yield _placed(source, table, {}, file, before)
+        before += batch.num_rows
 
 
 def _texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -177,29 +293,31 @@ def _texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _placed(
-    source: Contract, table: pa.Table, odd: dict[int, tuple[bytes, str]], file: str, first: int
+    source: Contract, table: pa.Table, odd: dict[int, tuple[bytes, str]], file: str, before: int
 ) -> Lines:
-    """The rows as JSON objects at their lines, from `first`; odd ones between them as they were."""
+    """The rows as JSON objects, odd ones between them as they were, after `before` lines."""
     _refuse_other_tables(source, table.column_names, file)
     ignored = str(source.properties.get("ignores", ""))
     kept = [name for name in table.column_names if not re.fullmatch(ignored, name)]
     table = table.select(kept)
     rows, unreadable = _objects(source, table)
     if not odd and not unreadable:
-        return Lines([b""] * first + rows)
-    lines: list[bytes] = [b""] * first
+        return Lines(rows, before=before)
+    lines: list[bytes] = []
     reasons: dict[int, str] = {}
-    for index, row in enumerate(rows):
-        while len(lines) in odd:
-            record, reasons[len(lines)] = odd[len(lines)]
+
+    def add_odd_ones() -> None:
+        while (found := odd.get(before + len(lines))) is not None:
+            record, reasons[len(lines)] = found
             lines.append(record)
+
+    for index, row in enumerate(rows):
+        add_odd_ones()
         if index in unreadable:
             reasons[len(lines)] = unreadable[index]
         lines.append(row)
-    while len(lines) in odd:
-        record, reasons[len(lines)] = odd[len(lines)]
-        lines.append(record)
-    return Lines(lines, reasons)
+    add_odd_ones()
+    return Lines(lines, reasons, before)
 
 
 def _refuse_other_tables(source: Contract, header: list[str], file: str) -> None:
@@ -305,7 +423,11 @@ def _quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
-_PACKED: dict[str, Callable[[bytes, str], bytes]] = {".gz": _gunzip, ".zst": _unzstd}
+_PACKED: dict[str, tuple[str, Callable[[bytes, str], bytes]]] = {
+    ".gz": ("gzip", _gunzip),
+    ".zst": ("zstd", _unzstd),
+}
+"""By ending, the codec and what unpacks a whole file."""
 _KINDS: dict[str, Callable[[Contract, bytes, str], Lines]] = {
     "jsonl": _json_lines,
     "csv": _csv,

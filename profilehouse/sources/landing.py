@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -23,11 +26,12 @@ from profilehouse.contracts import Contract, contract
 from profilehouse.decode import refusals, typed_columns
 from profilehouse.errors import ProfilehouseError
 from profilehouse.lake import Lake
+from profilehouse.quality.rules import Depends, Unique
 from profilehouse.sources.deliveries import Deliveries, Folder, close_of, fingerprint
 from profilehouse.sources.drift import accept
-from profilehouse.sources.formats import Lines, read_records
+from profilehouse.sources.formats import Lines, read_parts, read_records, too_large
 from profilehouse.sources.held_back import TABLE as QUARANTINE
-from profilehouse.sources.held_back import held_back
+from profilehouse.sources.held_back import held_back, holding_rules
 from profilehouse.sources.repairs import digest, repaired_at, repairs_of, with_repairs
 from profilehouse.times import utc_now
 
@@ -37,6 +41,10 @@ ENVELOPE = ("delivered_on", "line", "received_at")
 """What stays of a landed row beside its record's own columns."""
 BYTES_PER_COMMIT = 96 * 2**20
 """Uncompressed bytes after which landed days are committed, to bound memory."""
+LARGE = 32 * 2**20
+"""Uncompressed bytes above which a file is landed in parts."""
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -58,11 +66,24 @@ class Landed:
 
 @dataclass(frozen=True)
 class _Day:
+    """A delivery. `read` has its records, or is None where they are to be read in parts."""
+
     delivered_on: date
     file: str | None
     sha256: str
-    read: Lines
+    read: Lines | None
     repairs: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Sorted:
+    """What becomes of the records that were read: rows for the lake, and dead letters."""
+
+    read: Lines
+    records: int
+    rows: pa.Table
+    dead: pa.Table
+    drift: Counter[str]
 
 
 def land(
@@ -89,7 +110,10 @@ def land(
     landed = Landed()
     pending: list[_Day] = []
     size = 0
-    for day in _new_days(source, days, folder, lake, zone, landed):
+    for day in _ahead(_new_days(source, days, folder, lake, zone, landed)):
+        if day.read is None:
+            _commit_in_parts(source, day, folder, lake, zone, run, landed)
+            continue
         pending.append(day)
         size += sum(map(len, day.read.lines))
         if size >= BYTES_PER_COMMIT:
@@ -98,6 +122,15 @@ def land(
     if pending:
         _commit(source, pending, lake, zone, run, landed)
     return landed
+
+
+def _ahead(items: Iterator[T]) -> Generator[T]:
+    """The items; while one is worked on, another thread makes the next."""
+    with ThreadPoolExecutor(1, "ahead") as worker:
+        upcoming = worker.submit(next, items, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = worker.submit(next, items, None)
+            yield item
 
 
 def records(source: Contract, lake: Lake, days: Collection[date] | None = None) -> pa.Table:
@@ -150,7 +183,7 @@ def unlanded_days(source: Contract, folder: Folder, lake: Lake, zone: ZoneInfo) 
         written_at = max(found.written_at[day], repaired.get(day, found.written_at[day]))
         if written_at <= before["landed_at"]:
             return False
-        sha256 = fingerprint(source, folder.read(source, name), zone)
+        sha256 = fingerprint(source, folder.digest(source, name), zone)
         return bool(before["sha256"] != with_repairs(sha256, repairs.get(day, {})))
 
     return [
@@ -221,15 +254,24 @@ def _new_days(
             continue
         file = f"{source.name}/{name}"
         try:
-            data = folder.read(source, name)
-            _refuse_unlike_announced(source, folder, deliveries, day, data)
-            sha256 = with_repairs(fingerprint(source, data, zone), mended)
+            large = too_large(file, deliveries.sizes[day], LARGE)
+            in_parts = large and not _looks_across_records(source)
+            data = None if in_parts else folder.read(source, name)
+            hashed = folder.digest(source, name) if data is None else hashlib.sha256(data)
+            _refuse_unlike_announced(source, folder, deliveries, day, hashed.hexdigest())
+            sha256 = with_repairs(fingerprint(source, hashed, zone), mended)
             if before.get(day) != sha256:
-                yield _Day(day, file, sha256, read_records(source, data, file), mended)
+                read = None if data is None else read_records(source, data, file)
+                yield _Day(day, file, sha256, read, mended)
                 continue
             landed.unchanged += 1
         except ProfilehouseError as error:
             landed.problems[day] = str(error)
+
+
+def _looks_across_records(source: Contract) -> bool:
+    """Whether a rule compares a day's records with each other, which then are read at once."""
+    return any(isinstance(rule.test, Unique | Depends) for rule in holding_rules(source))
 
 
 def _awaits_announcement(source: Contract, deliveries: Deliveries, day: date) -> bool:
@@ -238,13 +280,13 @@ def _awaits_announcement(source: Contract, deliveries: Deliveries, day: date) ->
 
 
 def _refuse_unlike_announced(
-    source: Contract, folder: Folder, deliveries: Deliveries, day: date, data: bytes
+    source: Contract, folder: Folder, deliveries: Deliveries, day: date, sha256: str
 ) -> None:
     """Raise where the file's bytes are not those that its announcement tells the SHA-256 of."""
     if day not in deliveries.announced:
         return
     announced = folder.announcement(source, deliveries.announced[day])
-    if announced.sha256 not in (None, hashlib.sha256(data).hexdigest()):
+    if announced.sha256 not in (None, sha256):
         raise ProfilehouseError(
             f"{source.name}/{deliveries.files[day]}: is not the file that"
             f" {deliveries.announced[day]} announces; wait until it is whole, or deliver both again"
@@ -259,69 +301,142 @@ def _commit(
     run: str | None,
     landed: Landed,
 ) -> None:
-    good: list[pa.Table] = []
-    dead: list[pa.Table] = []
+    sorted_days: dict[date, _Sorted] = {}
     deliveries: list[dict[str, object]] = []
-    refused_files: set[date] = set()
     for day in pending:
-        numbered = [(n, line) for n, line in enumerate(day.read.lines, start=1) if line.strip()]
-        refused = refusals([line for _, line in numbered], source)
-        if day.read.unreadable:
-            for i, (number, _) in enumerate(numbered):
-                if number - 1 in day.read.unreadable:
-                    refused[i] = day.read.unreadable[number - 1]
-        for i in list(refused) if day.repairs else ():
-            number, line = numbered[i]
-            mended = day.repairs.get(digest(line))
-            if mended is not None and not refusals([mended], source):
-                numbered[i] = (number, mended)
-                del refused[i]
+        assert day.read is not None  # noqa: S101
         try:
-            drift = accept(source, [line for _, line in numbered], refused, day.file)
+            found = _sorted_out(source, day, day.read, zone)
         except ProfilehouseError as error:
             landed.problems[day.delivered_on] = str(error)
-            refused_files.add(day.delivered_on)
             continue
-        landed.drift += drift
-        kept = numbered
-        if refused:
-            kept = [pair for i, pair in enumerate(numbered) if i not in refused]
-        received_at = close_of(day.delivered_on, zone)
-        if kept:
-            good.append(_raw_rows(day, received_at, kept))
-        if refused:
-            reasons = [(*numbered[i], reason) for i, reason in refused.items()]
-            dead.append(_dead_letters(source, day, received_at, reasons))
-        deliveries.append(
-            {
-                "delivered_on": day.delivered_on,
-                "file": day.file,
-                "sha256": day.sha256,
-                "records": len(numbered),
-                "dead_letters": len(refused),
-                "drift": msgspec.json.encode(drift).decode() if drift else None,
-            }
-        )
-        landed.days.append(day.delivered_on)
-        landed.records += len(numbered)
-        landed.dead_letters += len(refused)
-    pending = [day for day in pending if day.delivered_on not in refused_files]
-    if not pending:
+        sorted_days[day.delivered_on] = found
+        deliveries.append(_delivery(day, found.records, found.dead.num_rows, found.drift))
+        _count(landed, day, found.records, found.dead.num_rows, found.drift)
+    if not sorted_days:
         return
-    days = [day.delivered_on for day in pending]
-    rows, held = _hold_back(source, pending, _concat(good, contract("raw")), run)
-    landed.quarantined += len({*zip(*(held[name].to_pylist() for name in PLACE), strict=True)})
+    days = list(sorted_days)
+    repairs = {day.delivered_on: day.repairs for day in pending}
+    rows, held = _hold_back(source, sorted_days, repairs, run)
+    landed.quarantined += _places_in(held)
     begin_anew(lake, source.name, days)
     lake.replace(source.name, rows, days=days)
-    lake.replace(
-        "dead_letters", _concat(dead, contract("dead_letters")), days=days, topic=source.name
-    )
+    dead = pa.concat_tables([found.dead for found in sorted_days.values()])
+    lake.replace("dead_letters", dead, days=days, topic=source.name)
     lake.replace(QUARANTINE, held, days=days, topic=source.name)
     lake.replace("deliveries", delivery_rows(source.name, deliveries), days=days, topic=source.name)
 
 
+def _commit_in_parts(
+    source: Contract,
+    day: _Day,
+    folder: Folder,
+    lake: Lake,
+    zone: ZoneInfo,
+    run: str | None,
+    landed: Landed,
+) -> None:
+    """As `_commit`, of one file larger than memory; it is seen in the lake once all of it is."""
+    days, name = [day.delivered_on], str(day.file).partition("/")[2]
+    records = letters = held_places = 0
+    drift: Counter[str] = Counter()
+    try:
+        with (
+            lake.replacing(source.name, days=days) as good,
+            lake.replacing("dead_letters", days=days, topic=source.name) as dead,
+            lake.replacing(QUARANTINE, days=days, topic=source.name) as quarantine,
+            folder.opened(source, name) as stream,
+            closing(_ahead(read_parts(source, stream, str(day.file)))) as parts,
+        ):
+            for part in parts:
+                found = _sorted_out(source, day, part, zone)
+                rows, held = _hold_back(
+                    source, {day.delivered_on: found}, {day.delivered_on: day.repairs}, run
+                )
+                good.add(rows)
+                dead.add(found.dead)
+                quarantine.add(held)
+                records += found.records
+                letters += found.dead.num_rows
+                held_places += _places_in(held)
+                drift += found.drift
+            begin_anew(lake, source.name, days)
+            good.commit()
+            dead.commit()
+            quarantine.commit()
+    except ProfilehouseError as error:
+        landed.problems[day.delivered_on] = str(error)
+        return
+    delivery = _delivery(day, records, letters, drift)
+    lake.replace("deliveries", delivery_rows(source.name, [delivery]), days=days, topic=source.name)
+    landed.quarantined += held_places
+    _count(landed, day, records, letters, drift)
+
+
+def _sorted_out(source: Contract, day: _Day, read: Lines, zone: ZoneInfo) -> _Sorted:
+    """Good records, dead letters, and what drifted, of a delivery or a part of it.
+
+    Raises:
+        ProfilehouseError: where the whole file is to be refused.
+    """
+    numbered = [
+        (n, line) for n, line in enumerate(read.lines, start=read.before + 1) if line.strip()
+    ]
+    refused = refusals([line for _, line in numbered], source)
+    if read.unreadable:
+        for i, (number, _) in enumerate(numbered):
+            if (index := number - 1 - read.before) in read.unreadable:
+                refused[i] = read.unreadable[index]
+    for i in list(refused) if day.repairs else ():
+        number, line = numbered[i]
+        mended = day.repairs.get(digest(line))
+        if mended is not None and not refusals([mended], source):
+            numbered[i] = (number, mended)
+            del refused[i]
+    drift = accept(source, [line for _, line in numbered], refused, day.file)
+    kept = numbered
+    if refused:
+        kept = [pair for i, pair in enumerate(numbered) if i not in refused]
+    received_at = close_of(day.delivered_on, zone)
+    reasons = [(*numbered[i], reason) for i, reason in refused.items()]
+    return _Sorted(
+        read,
+        len(numbered),
+        _raw_rows(day, received_at, kept),
+        _dead_letters(source, day, received_at, reasons),
+        drift,
+    )
+
+
+def _delivery(day: _Day, records: int, letters: int, drift: Counter[str]) -> dict[str, object]:
+    """The day's row in `deliveries`."""
+    return {
+        "delivered_on": day.delivered_on,
+        "file": day.file,
+        "sha256": day.sha256,
+        "records": records,
+        "dead_letters": letters,
+        "drift": msgspec.json.encode(drift).decode() if drift else None,
+    }
+
+
+def _count(landed: Landed, day: _Day, records: int, letters: int, drift: Counter[str]) -> None:
+    landed.days.append(day.delivered_on)
+    landed.records += records
+    landed.dead_letters += letters
+    landed.drift += drift
+
+
+def _places_in(held: pa.Table) -> int:
+    """How many records are held back, each by any number of rules."""
+    return len({*zip(*(held[name].to_pylist() for name in PLACE), strict=True)})
+
+
 def _hold_back(
-    source: Contract, pending: list[_Day], rows: pa.Table, run: str | None
+    source: Contract,
+    found: Mapping[date, _Sorted],
+    repairs: Mapping[date, Mapping[str, bytes]],
+    run: str | None,
 ) -> tuple[pa.Table, pa.Table]:
     """The rows that break no rule of the quality section, and the quarantine of the others.
 
@@ -329,10 +444,11 @@ def _hold_back(
     row that breaks one only beside repairs of others.
     """
     schema = contract(QUARANTINE).arrow_schema
-    by_day = {day.delivered_on: day for day in pending}
+    rows = pa.concat_tables([of_day.rows for of_day in found.values()])
 
     def delivered_as(day: date, line: int) -> str:
-        return digest(by_day[day].read.lines[line - 1])
+        read = found[day].read
+        return digest(read.lines[line - 1 - read.before])
 
     tried: set[tuple[date, int]] = set()
     while new := (held := held_back(source, rows)).keys() - tried:
@@ -340,7 +456,7 @@ def _hold_back(
         mended = {
             (day, line): record
             for day, line in new
-            if (record := by_day[day].repairs.get(delivered_as(day, line))) is not None
+            if (record := repairs[day].get(delivered_as(day, line))) is not None
             and not refusals([record], source)
         }
         if not mended:
@@ -392,7 +508,7 @@ def _raw_rows(day: _Day, received_at: datetime, kept: list[tuple[int, bytes]]) -
 def _dead_letters(
     source: Contract, day: _Day, received_at: datetime, letters: list[tuple[int, bytes, str]]
 ) -> pa.Table:
-    numbers, lines, reasons = zip(*letters, strict=True)
+    numbers, lines, reasons = zip(*letters, strict=True) if letters else ((), (), ())
     return _table(
         contract("dead_letters"),
         len(letters),
@@ -417,7 +533,3 @@ def _table(layout: Contract, rows: int, **values: object) -> pa.Table:
         for f in schema
     ]
     return pa.table(columns, schema=schema)
-
-
-def _concat(tables: list[pa.Table], layout: Contract) -> pa.Table:
-    return pa.concat_tables(tables) if tables else layout.arrow_schema.empty_table()

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
+from email.utils import parsedate_to_datetime
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
 
 from profilehouse.contracts import Contract, contract
 from profilehouse.errors import ProfilehouseError
 from profilehouse.settings import PREFIX, Settings
+from profilehouse.sources.fetching import Fetched, deliver
 from profilehouse.sources.formats import read_records
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ PAGE_SIZE = 40
 """Statuses a page, the most that Mastodon gives."""
 ATTEMPTS = 5
 """Times a page is asked for, before the fetch is given up."""
+LONGEST_WAIT = 60
+"""Seconds between two attempts, at most; told to wait longer, a fetch gives up until the next."""
 _UNAUTHORIZED = (401, 403)
 _KNOWN = frozenset(
     (
@@ -45,15 +49,6 @@ _KNOWN = frozenset(
     )
 )
 """The fields of a status that the documentation names."""
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """What one fetch did: mentions that were new, requests it took, and the file they are in."""
-
-    mentions: int
-    requests: int
-    file: str | None
 
 
 def fetch_mentions(settings: Settings, folder: Folder, today: date) -> Fetched:
@@ -78,12 +73,7 @@ def fetch_mentions(settings: Settings, folder: Folder, today: date) -> Fetched:
     source = contract(FEED)
     statuses, requests = _statuses(settings, _newest(source, folder))
     new = [_record(status) for status in sorted(statuses, key=_age)]
-    if not new:
-        return Fetched(0, requests, None)
-    name = f"{today}.jsonl"
-    before = folder.read(source, name) if name in folder.deliveries(source).files.values() else b""
-    folder.write(source, name, before + b"".join(record + b"\n" for record in new))
-    return Fetched(len(new), requests, name)
+    return Fetched(len(new), requests, len(statuses), deliver(source, folder, today, new))
 
 
 def _newest(source: Contract, folder: Folder) -> str | None:
@@ -111,7 +101,9 @@ def _statuses(settings: Settings, since_id: str | None) -> tuple[list[dict[str, 
     def received(response: Response, **_: object) -> None:
         nonlocal requests
         requests += 1
+        _refuse_long_waits(settings, response)
         response.raise_for_status()
+        _refuse_other_origins(settings, response)
 
     client = RESTClient(
         settings.mentions_url,
@@ -143,8 +135,53 @@ def _client() -> Client:
         raise_for_status=False,
         request_max_attempts=ATTEMPTS,
         request_backoff_factor=0.5,
+        request_max_retry_delay=LONGEST_WAIT,
         exceptions=(Unreachable, Timeout, ChunkedEncodingError),
     )
+
+
+def _refuse_long_waits(settings: Settings, response: Response) -> None:
+    """Raise where the API wants to be left alone for longer than a fetch may wait."""
+    said = response.headers.get("Retry-After", "").strip()
+    if response.ok or not said:
+        return
+    if said.isdigit():
+        seconds = float(said)
+    else:
+        try:
+            until = parsedate_to_datetime(said)
+        except ValueError:
+            return
+        seconds = (until.astimezone(UTC) - datetime.now(UTC)).total_seconds()
+    if seconds > LONGEST_WAIT:
+        raise ProfilehouseError(
+            f"{settings.mentions_url}: answers {response.status_code} and wants to be asked again"
+            f" after {seconds:,.0f} seconds, more than the {LONGEST_WAIT} that a fetch waits;"
+            " nothing was written, a fetch after that time begins where this one did"
+        )
+
+
+def _refuse_other_origins(settings: Settings, response: Response) -> None:
+    """Raise where the next page is elsewhere: whoever is there would be shown the token."""
+    link = response.links.get("next", {}).get("url")
+    if link is None:
+        return
+    there = _origin(urljoin(settings.mentions_url, link))
+    if there != _origin(settings.mentions_url):
+        raise ProfilehouseError(
+            f"{settings.mentions_url}: its next page is at {there}, another origin, to which no"
+            f" token is sent; set {PREFIX}MENTIONS_URL to the address that the API itself uses"
+        )
+
+
+def _origin(url: str) -> str:
+    """Scheme, host and port, the port always written out; what is no address stays as it is."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return url
+    return f"{parts.scheme}://{parts.hostname}:{port}"
 
 
 def _said(settings: Settings, error: Exception) -> str:
@@ -228,8 +265,3 @@ class _Text(HTMLParser):
         del attrs
         if tag == "br" or (tag == "p" and self.parts):
             self.parts.append("\n")
-
-
-def delivery_day(now: datetime, settings: Settings) -> date:
-    """The business day whose file is written at a moment."""
-    return now.astimezone(settings.zone).date()

@@ -253,7 +253,7 @@ def _data_folder() -> Path:
 
 
 def _stage(connection: duckdb.DuckDBPyConnection, delivered: Delivered) -> None:
-    """Make a table of each source: its contract's columns after `delivered_on`."""
+    """Make a table of each source: `delivered_on`, then what it delivers."""
     variables = {
         "data": str(_data_folder()),
         "first_day": delivered.first_day,
@@ -320,8 +320,8 @@ def _lines_of_day(source: Contract) -> str:
     """The query for one day's file: its records as JSON lines, by time, then key."""
     moments = [c.name for c in source.columns if c.type == "timestamp"]
     order = ", ".join(dict.fromkeys([*moments, *source.primary_key]))
-    columns = ", ".join(c.name for c in source.columns)
     return (
         f"SELECT string_agg(to_json(record) || chr(10), '' ORDER BY {order})"  # noqa: S608
-        f" FROM (SELECT {columns} FROM {source.name} WHERE delivered_on = ?) AS record"
+        f" FROM (SELECT * EXCLUDE (delivered_on) FROM {source.name} WHERE delivered_on = ?)"
+        " AS record"
     )

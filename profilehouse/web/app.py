@@ -10,12 +10,12 @@ import hmac
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from importlib.resources import files
 from time import monotonic, perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.applications import Starlette
@@ -33,6 +33,9 @@ from profilehouse.web.intake import BODY_BYTES, Refused, records, too_large
 from profilehouse.web.metrics import Metrics
 from profilehouse.web.profiles import ProfileReader, TooEarly
 from profilehouse.web.writer import Held, Overloaded, Room, Writer
+
+if TYPE_CHECKING:
+    from profilehouse.web.webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
 
@@ -119,8 +122,8 @@ class Collector:
         if trouble is None and self._writer.failed_lately:
             trouble = "the log took no events a moment ago"
         if trouble is None:
-            return _json({"status": "ok"}, headers=_NOT_KEPT)
-        return _json({"status": "failing", "error": trouble}, 503, _NOT_KEPT)
+            return json_answer({"status": "ok"}, headers=_NOT_KEPT)
+        return json_answer({"status": "failing", "error": trouble}, 503, _NOT_KEPT)
 
     async def metrics(self, request: Request) -> Response:
         """GET /metrics."""
@@ -144,7 +147,7 @@ class Collector:
             raise Refused(415, "the body must not be compressed")
         with self._room.hold() as held:
             try:
-                body = await _body(request, held)
+                body = await body_of(request, held)
                 batch = records(body, self._stamp())
                 await self._writer.write(batch, _SECONDS_FOR_A_COMMIT)
             except Overloaded:
@@ -153,7 +156,7 @@ class Collector:
                 ) from None
             except (ProfilehouseError, TimeoutError):
                 raise Refused(503, "the log takes no events now", _SECONDS_UNTIL_NEXT_TRY) from None
-        return _json({"accepted": len(batch)}, 202)
+        return json_answer({"accepted": len(batch)}, 202)
 
     def _stamp(self) -> bytes:
         """Now; never before what was stamped last, though the clock be set back."""
@@ -186,7 +189,7 @@ class Collector:
             found = await read(name, as_of) if _ID.fullmatch(name) else None
             if found is None:
                 raise Refused(404, f"no profile of {who}")
-            answer = _json(found, headers=_NOT_KEPT)
+            answer = json_answer(found, headers=_NOT_KEPT)
         except Refused as refused:
             answer = refusal(refused)
         except TooEarly as error:
@@ -198,8 +201,8 @@ class Collector:
         return answer
 
 
-def build_app(collector: Collector, access: Access) -> Starlette:
-    """The application of a collector."""
+def build_app(collector: Collector, access: Access, webhooks: Webhooks | None = None) -> Starlette:
+    """The application of a collector; `webhooks` where it takes them."""
     from_pages = [
         Middleware(
             CORSMiddleware,
@@ -218,6 +221,8 @@ def build_app(collector: Collector, access: Access) -> Starlette:
         Route("/profiles/{name:path}", _with_token(collector.user, access.token)),
         Route("/visitors/{name:path}", _with_token(collector.visitor, access.token)),
     ]
+    if webhooks is not None:
+        routes.append(Route("/webhooks", webhooks.receive, methods=["POST"]))
     if access.demo:
         here = [Middleware(TrustedHostMiddleware, allowed_hosts=_HOSTS_OF_THE_DEMO)]
         demo = {
@@ -231,7 +236,7 @@ def build_app(collector: Collector, access: Access) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with collector.running():
+        async with collector.running(), webhooks.running() if webhooks else nullcontext():
             yield
 
     app = Starlette(
@@ -246,10 +251,10 @@ def build_app(collector: Collector, access: Access) -> Starlette:
 def refusal(refused: Refused) -> Response:
     """The answer to a request that is not taken."""
     headers = {} if refused.retry_after is None else {"Retry-After": str(refused.retry_after)}
-    return _json({"error": refused.message}, refused.status, headers)
+    return json_answer({"error": refused.message}, refused.status, headers)
 
 
-async def _body(request: Request, held: Held) -> bytes:
+async def body_of(request: Request, held: Held) -> bytes:
     """All of it, within bounds of size and time.
 
     Raises:
@@ -311,7 +316,10 @@ def _day(text: str | None) -> date | None:
         raise Refused(400, "as_of is not a day like 2026-06-30") from None
 
 
-def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_answer(
+    content: Any, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """An answer in JSON."""
     return Response(
         msgspec.json.encode(content),
         status,

@@ -44,6 +44,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._webhooks = Counter(
+            "profilehouse_collector_webhooks",
+            "Requests to POST /webhooks, by the status of the answer.",
+            ["status"],
+            registry=registry,
+        )
         self._events = Counter(
             "profilehouse_collector_events",
             "Events that are durable in the log.",
@@ -77,6 +83,10 @@ class Metrics:
         """Count an answer of POST /events."""
         self._requests.labels(str(status)).inc()
         self._request_seconds.observe(seconds)
+
+    def webhook(self, status: int) -> None:
+        """Count an answer of POST /webhooks."""
+        self._webhooks.labels(str(status)).inc()
 
     def committed(self, records: int, seconds: float) -> None:
         """Count records that became durable."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,11 @@ import uvicorn
 
 from profilehouse.errors import ProfilehouseError
 from profilehouse.profiles.features import load_declaration
+from profilehouse.settings import PREFIX
 from profilehouse.web.app import Access, Collector, build_app
 from profilehouse.web.metrics import Metrics
 from profilehouse.web.profiles import ProfileReader
+from profilehouse.web.webhooks import Webhooks
 from profilehouse.web.writer import Room, Writer
 
 if TYPE_CHECKING:
@@ -66,7 +68,16 @@ def serve(
     token = settings.api_token.get_secret_value() if settings.api_token else None
     access = Access([one for one in settings.origins.split(",") if one], token, demo)
     declaration = load_declaration()
-    with _listening(host, port) as listener, platform.log() as log:
+    secret = settings.webhooks_secret
+    if secret and settings.webhooks == settings.log:
+        raise ProfilehouseError(
+            f"{PREFIX}WEBHOOKS and {PREFIX}LOG name the same log; webhooks need one of their own"
+        )
+    with (
+        _listening(host, port) as listener,
+        platform.log() as log,
+        platform.webhooks() if secret else nullcontext() as webhooks_log,
+    ):
         room = Room(max_waiting, _MAX_WAITING_BYTES)
         metrics = Metrics(room)
         collector = Collector(
@@ -76,8 +87,13 @@ def serve(
             metrics,
             ProfileReader(platform.profile_store(declaration), declaration),
         )
+        webhooks = None
+        if secret and webhooks_log:
+            waiting = Room(max_waiting, _MAX_WAITING_BYTES)
+            writer = Writer(webhooks_log.producer, waiting, lambda *_: None)
+            webhooks = Webhooks(writer, waiting, metrics, secret.get_secret_value())
         config = uvicorn.Config(
-            build_app(collector, access),
+            build_app(collector, access, webhooks),
             access_log=False,
             log_level="warning",
             lifespan="on",

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from profilehouse.log import open_log
-from profilehouse.settings import Settings
 from services.kafka import KafkaBroker
 from tests.collecting import Running, collector, event, ids
 
@@ -46,7 +45,7 @@ def accepted_by(server: Running, name: str, enough: int) -> list[str]:
 
 
 def in_topic(broker: KafkaBroker) -> Counter[str]:
-    return Counter(ids(open_log(Settings(log=broker.url("web"), _env_file=None))))
+    return Counter(ids(open_log(broker.url("web"))))
 
 
 def test_what_was_accepted_survives_a_kill_right_after_the_answer(tmp_path: Path) -> None:

@@ -5,18 +5,27 @@ Moto's Glue does not compare table versions, so writers that race are tested on 
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import io
+import json
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from boto3.session import Session
-from pyarrow import fs
+from pyarrow import csv, fs, parquet
 
+from profilehouse.contracts import contract
 from profilehouse.errors import ProfilehouseError
 from profilehouse.lake import Lake, open_lake
+from profilehouse.platform import Platform
 from profilehouse.settings import Settings
+from profilehouse.sources import landing
 from profilehouse.storage import open_folder
 from services.moto import REGION, credentials, moto_server
 from services.process import free_port
@@ -141,6 +150,42 @@ def test_a_folder_on_s3_lists_and_reads_what_was_delivered(bucket: str) -> None:
         assert stream.read() == b'{"id": 1}\n'
     missing = fs.FileSelector(f"{path}/nothing", allow_not_found=True)
     assert filesystem.get_file_info(missing) == []
+
+
+@pytest.mark.parametrize(("form", "in_parts"), [("csv.gz", True), ("parquet", False)])
+def test_a_drop_on_s3_is_landed_once_it_is_what_its_manifest_says(
+    bucket: str, form: str, in_parts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if in_parts:
+        monkeypatch.setattr(landing, "LARGE", 0)
+    rows = {
+        "timestamp": ["2025-04-22 10:00:00+00:00"] * 900, "item_id": range(900),
+        "position": [1] * 900, "click": [0] * 900, "propensity_score": [0.5] * 900,
+        "policy": ["bts"] * 900, "campaign": ["all"] * 900,
+    }  # fmt: skip
+    sink = io.BytesIO()
+    table = pa.table({name: list(values) for name, values in rows.items()})
+    (csv.write_csv if form == "csv.gz" else parquet.write_table)(table, sink)
+    whole = gzip.compress(sink.getvalue()) if form == "csv.gz" else sink.getvalue()
+    told = {"records": 900, "sha256": hashlib.sha256(whole).hexdigest()}
+    s3, key = Session().client("s3"), f"in/recommendations/{day(0)}"
+    platform = Platform(on_s3(bucket).model_copy(update={"sources": f"s3://{bucket}/in"}))
+    feed = contract("recommendations")
+    feed = replace(feed, properties={**feed.properties, "announced": True})
+
+    def landed() -> landing.Landed:
+        folder, lake = platform.sources(), platform.lake()
+        return landing.land(feed, [day(0)], folder, lake, platform.settings.zone)
+
+    s3.put_object(Bucket=bucket, Key=f"{key}.{form}", Body=whole[:-100])
+    assert (landed().records, landed().problems) == (0, {})
+    s3.put_object(Bucket=bucket, Key=f"{key}.announced.json", Body=json.dumps(told).encode())
+    [problem] = landed().problems.values()
+    assert f"is not the file that {day(0)}.announced.json announces" in problem
+    assert platform.lake().read("recommendations").num_rows == 0
+    s3.put_object(Bucket=bucket, Key=f"{key}.{form}", Body=whole)
+    assert (landed().records, landed().unchanged) == (900, 1)
+    assert platform.lake().read("recommendations").num_rows == 900
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from confluent_kafka.cimpl import NewTopic
 
 from profilehouse.errors import ProfilehouseError
 from profilehouse.log import Begin, Consumer, Log, Producer, check_topic, open_log
-from profilehouse.settings import Settings
 from services.kafka import KafkaBroker
 from services.process import free_port
 from tests.log_cases import (
@@ -44,7 +43,7 @@ def topic(broker: KafkaBroker) -> str:
 
 
 def opened(broker: KafkaBroker, topic: str) -> Log:
-    return open_log(Settings(log=broker.url(topic), _env_file=None))
+    return open_log(broker.url(topic))
 
 
 @pytest.fixture
@@ -217,7 +216,7 @@ def test_a_missing_topic_is_refused(broker: KafkaBroker) -> None:
 
 
 def test_a_broker_that_does_not_answer_is_told() -> None:
-    nobody = Settings(log=f"kafka://127.0.0.1:{free_port()}/events", _env_file=None)
+    nobody = f"kafka://127.0.0.1:{free_port()}/events"
     begin = time.monotonic()
     with pytest.raises(ProfilehouseError, match="see that the brokers run") as told:
         open_log(nobody)

@@ -504,3 +504,35 @@ def test_any_text_in_a_cell_arrives_as_it_was(house: Installation) -> None:
     rows = typed(contract("transactions"), house.platform.lake()).to_pylist()
     for name in ("stock_code", "description", "country"):
         assert [row[name] for row in rows] == texts
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "refused", "said"),
+    [
+        (f"{FIRST}.csv", b"<!DOCTYPE html>\n<html>Log in</html>\n", None, "has no column"),
+        (f"{FIRST}.jsonl", b"<html>\nLog in</html>\n", 2, "malformed"),
+        (f"{FIRST}.csv", invoices(SALE, "C1,,85123A" + SALE[13:]), 1, "Expected 8 columns, got 9"),
+        (f"{FIRST}.csv", invoices(SALE, SALE.replace(",6,", ",x,")), 1, "Expected `int`"),
+        (
+            f"{FIRST}.csv",
+            invoices(SALE, SALE.replace("United", "Ünited").encode("latin-1")),
+            1,
+            "UTF-8",
+        ),
+        (f"{FIRST}.csv", invoices(SALE).decode().encode("utf-16"), None, "header is not UTF-8"),
+    ],
+    ids=["HTML as CSV", "HTML as JSON", "a column more", "shifted", "two encodings", "UTF-16"],
+)
+def test_what_is_not_what_it_should_be_is_a_clear_error_or_dead_letters(
+    house: Installation, name: str, content: bytes, refused: int | None, said: str
+) -> None:
+    put(house, name, content)
+    report = landed(house)
+    if refused is None:
+        assert said in report.problems[FIRST]
+        assert records(house) == []
+    else:
+        letters = house.dead_letters()
+        assert len(letters) == refused
+        assert said in letters[0]["reason"]
+        assert len(records(house)) == report.records - refused

@@ -100,7 +100,7 @@ def test_what_is_there_is_counted(settings: Settings, tmp_path: Path) -> None:
 
 def test_what_lies_elsewhere_is_not_counted() -> None:
     settings = load_settings(
-        sources="s3://b/s", lake="s3://b/l", log="kafka://h:9092/t",
+        sources="s3://b/s", lake="s3://b/l", log="kafka://h:9092/t", webhooks="kafka://h:9092/w",
         warehouse="snowflake://u@a/D/S", profiles="cassandra://h/k",
     )  # fmt: skip
     assert health.places(settings) == {"alerts": Path("data/alerts/outbox.sqlite")}

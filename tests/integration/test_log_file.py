@@ -20,7 +20,7 @@ from profilehouse.log import Log, open_log
 from profilehouse.log.file import FileLog
 from profilehouse.log.frames import encode
 from profilehouse.platform import Platform
-from profilehouse.settings import Settings, load_settings
+from profilehouse.settings import load_settings
 from tests.log_cases import (
     LogCases,
     Records,
@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def log(folder: Path) -> Log:
-    return open_log(Settings(log=f"file:{folder}", _env_file=None))
+    return open_log(f"file:{folder}")
 
 
 class TestFileLog(LogCases):

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from profilehouse.errors import ProfilehouseError
-from profilehouse.sources.mentions import Fetched, fetch_mentions, text_of
+from profilehouse.sources.fetching import Fetched
+from profilehouse.sources.mentions import fetch_mentions, text_of
 from tests.feeds import load
 from tests.pipeline import DAYS, Installation
 from tests.social import Network, network, status
@@ -48,14 +49,14 @@ def test_all_pages_are_fetched_once_and_then_only_what_is_newer(
 ) -> None:
     house = house_of(tmp_path, there)
     there.statuses = [status(n) for n in range(1, 9)]
-    assert fetch(house) == Fetched(8, 3, f"{FIRST}.jsonl")
+    assert fetch(house) == Fetched(8, 3, 8, f"{FIRST}.jsonl")
     assert numbers(house) == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert fetch(house) == Fetched(0, 1, None)
+    assert fetch(house) == Fetched(0, 1, 0, None)
     there.statuses += [status(n) for n in range(9, 14)]
-    assert fetch(house) == Fetched(5, 2, f"{FIRST}.jsonl")
+    assert fetch(house) == Fetched(5, 2, 5, f"{FIRST}.jsonl")
     assert numbers(house) == list(range(1, 14))
     there.statuses.append(status(14))
-    assert fetch(house, SECOND).mentions == 1
+    assert fetch(house, SECOND).new == 1
     assert (numbers(house), numbers(house, SECOND)) == (list(range(1, 14)), [14])
 
 
@@ -64,9 +65,9 @@ def test_a_network_that_throttles_fails_and_breaks_off_is_asked_again(
 ) -> None:
     house = house_of(tmp_path, there)
     there.statuses = [status(n) for n in range(1, 8)]
-    there.script = ["429", "", "503", "half", ""]
+    there.script = ["429 1", "", "503", "half", ""]
     fetched = fetch(house)
-    assert (fetched.mentions, len(there.asked)) == (7, 6)
+    assert (fetched.new, len(there.asked)) == (7, 6)
     assert numbers(house) == [1, 2, 3, 4, 5, 6, 7]
 
 
@@ -89,7 +90,7 @@ def test_a_fetch_that_fails_between_pages_writes_nothing_and_the_next_has_everyt
     assert "\n" not in str(error.value)
     assert not (house.sources / "mentions").exists()
     there.script = []
-    assert fetch(house).mentions == 7
+    assert fetch(house).new == 7
 
 
 def test_a_token_that_is_wrong_is_told_apart_and_never_shown(
@@ -103,7 +104,35 @@ def test_a_token_that_is_wrong_is_told_apart_and_never_shown(
     with pytest.raises(ProfilehouseError) as error:
         fetch(wrong)
     assert "wrong-token" not in str(error.value)
-    assert fetch(house_of(tmp_path, there, mentions_token="right-token")).mentions == 1
+    assert fetch(house_of(tmp_path, there, mentions_token="right-token")).new == 1
+
+
+def test_a_next_page_at_another_origin_is_not_asked_for_so_no_token_goes_there(
+    tmp_path: Path, there: Network
+) -> None:
+    there.token = "right-token"
+    there.statuses = [status(n) for n in range(1, 3)]
+    house = house_of(tmp_path, there, mentions_token="right-token")
+    with network() as elsewhere:
+        there.script = [elsewhere.url]
+        with pytest.raises(ProfilehouseError, match="another origin, to which no token is sent"):
+            fetch(house)
+        assert elsewhere.asked == []
+    assert not (house.sources / "mentions").exists()
+    assert fetch(house).new == 2
+
+
+@pytest.mark.parametrize("script", ["429 3600", "429 Fri, 01 Jan 2100 00:00:00 GMT"])
+def test_a_wait_of_more_than_a_minute_is_left_to_the_next_fetch(
+    tmp_path: Path, there: Network, script: str
+) -> None:
+    house = house_of(tmp_path, there)
+    there.statuses = [status(1)]
+    there.script = [script]
+    with pytest.raises(ProfilehouseError, match=r"after [\d,]+ seconds, more than the 60"):
+        fetch(house)
+    assert len(there.asked) == 1
+    assert fetch(house).new == 1
 
 
 def test_a_fetch_without_an_address_says_what_to_set(tmp_path: Path) -> None:

@@ -226,8 +226,11 @@ def test_a_fact_holds_the_first_of_each_event_whatever_was_delivered_and_again(
         assert ledger_of(warehouse, PURCHASES) == {d: len(r) for d, r in lake.days.items()}
 
 
+GONE = "gone"
+"""In the place of the number of kids: the household was deleted."""
 RECORDS = st.lists(
-    st.tuples(st.integers(1, 2), st.integers(1, 4), st.sampled_from("012")), max_size=4
+    st.tuples(st.integers(1, 2), st.integers(1, 4), st.sampled_from(["0", "1", "2", GONE])),
+    max_size=4,
 )
 
 
@@ -240,13 +243,17 @@ def test_history_is_what_all_records_say_whatever_was_delivered_and_again(
     with scratch() as file, open_duckdb(file) as warehouse:
         for day, records in loads:
             rows = [
-                household(line, user, midnight(DAY_1) + timedelta(hours=hour), kids_count=kids)
+                household(line, user, midnight(DAY_1) + timedelta(hours=hour), **told(kids))
                 for line, (user, hour, kids) in enumerate(records, 1)
             ]
             lake.deliver(day, *rows)
             lake.load(load_history, warehouse, USERS, day)
         found = rows_of(warehouse, USERS, "user_id", "valid_from", "valid_to", "kids_count")
     assert sorted(found, key=lambda version: version[:2]) == versions(lake.days.values())
+
+
+def told(kids: str) -> Row:
+    return {"kids_count": "0", "deleted": True} if kids == GONE else {"kids_count": kids}
 
 
 def versions(days: Iterable[list[Row]]) -> list[tuple[object, ...]]:
@@ -256,7 +263,8 @@ def versions(days: Iterable[list[Row]]) -> list[tuple[object, ...]]:
     )
     said: dict[int, dict[object, str]] = defaultdict(dict)
     for row in rows:
-        said[row["household_id"]][row["updated_at"]] = row["kids_count"]
+        kids = GONE if row.get("deleted") else row["kids_count"]
+        said[row["household_id"]][row["updated_at"]] = kids
     result = []
     for user, records in sorted(said.items()):
         starts: list[tuple[object, str]] = []
@@ -264,7 +272,8 @@ def versions(days: Iterable[list[Row]]) -> list[tuple[object, ...]]:
             if not starts or starts[-1][1] != kids:
                 starts.append((moment, kids))
         ends = [moment for moment, _ in starts[1:]] + [None]
-        result += [(str(user), s, e, k) for (s, k), e in zip(starts, ends, strict=True)]
+        found = [(str(user), s, e, k) for (s, k), e in zip(starts, ends, strict=True)]
+        result += [version for version in found if version[-1] != GONE]
     return result
 
 

@@ -38,7 +38,7 @@ def main(file: Path, seconds: float) -> None:
     share = _Share()
     Thread(target=share.read, daemon=True).start()
     done = 0.0
-    with open_log(Settings(_env_file=None)) as log, log.producer() as producer:
+    with open_log(Settings(_env_file=None).log) as log, log.producer() as producer:
         while done < 1:
             due = 1.0 if share.hurry else min(done + _STEP / seconds, share.now)
             for record in records[int(done * len(records)) : int(due * len(records))]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from profilehouse.errors import ProfilehouseError
-from profilehouse.settings import PREFIX, Settings, load_settings, snowflake_parts
+from profilehouse.settings import PREFIX, SECRETS, Settings, load_settings, snowflake_parts
 
 SNOWFLAKE = "snowflake://me@acme-eu/HOUSE/STAR?warehouse=LOAD&role=LOADER"
 
@@ -125,8 +125,14 @@ def test_a_password_in_a_url_is_refused_and_not_shown(password: str) -> None:
     )
 
 
+def test_the_password_of_the_crm_has_a_variable_of_its_own() -> None:
+    message = refusal(crm_url="postgresql://reader:hunter2@db.example/shop/households")
+    assert "PROFILEHOUSE_CRM_PASSWORD is the place for it" in message
+    assert "hun" not in message
+
+
 @given(
-    name=st.sampled_from(sorted(set(Settings.model_fields) - {"api_token", "mentions_token"})),
+    name=st.sampled_from(sorted(set(Settings.model_fields) - SECRETS)),
     value=st.text()
     | st.builds(
         "{}{}".format, st.sampled_from(["s3://", "snowflake://", "duckdb:", "lmdb:"]), st.text()
@@ -147,6 +153,8 @@ def test_any_text_is_either_taken_or_refused_in_one_line(name: str, value: str) 
         {"lake": ""},
         {"first_day": "0"},
         {"mentions_url": "example.social/api"},
+        {"crm_url": "postgresql://reader@db.example/shop"},
+        {"crm_url": "postgresql://reader@db.example/shop/house; DROP TABLE x"},
         {"sources": "/"},
         {"lake": "~/lake"},
         {"lake": "s3:/bucket/lake"},

@@ -275,6 +275,7 @@ schema:
         value: true
       - property: clusterBy
         value: [occurred_on]
+        description: Questions name the days things happened.
     properties:
       - name: row_id
         logicalType: string

@@ -102,7 +102,7 @@ class Installation:
     """A platform with embedded engines in a folder of its own, and what its sources deliver."""
 
     def __init__(self, folder: Path, **changes: Any) -> None:
-        """Below `folder`: sources/, lake/, profiles/ and warehouse.duckdb, all made when needed.
+        """Below `folder`: sources/, lake/, profiles/ and the others, made when needed.
 
         Args:
             folder: its place; the lake in it cannot be moved.
@@ -116,6 +116,7 @@ class Installation:
                 "lake": str(folder / "lake"),
                 "warehouse": f"duckdb:{folder}/warehouse.duckdb",
                 "profiles": f"lmdb:{folder}/profiles",
+                "data_docs": str(folder / "data_docs"),
                 "timezone": TIMEZONE,
                 "first_day": DAYS[0],
                 **changes,

@@ -77,10 +77,10 @@ class House:
         given = {
             k: v.replace("/var/lib/profilehouse", str(self.data)) for k, v in example().items()
         }
-        given |= {"PROFILEHOUSE_API_TOKEN": TOKEN, **self.postgres.variables}
-        return {
-            k: v for k, v in given.items() if k not in {"PROFILEHOUSE_ALERTS", "ALERTS_TEAM_URL"}
-        }
+        given |= {"PROFILEHOUSE_API_TOKEN": TOKEN, "PROFILEHOUSE_WEBHOOKS_SECRET": TOKEN}
+        given |= self.postgres.variables
+        left_out = {"PROFILEHOUSE_ALERTS", "PROFILEHOUSE_CRM_PASSWORD", "ALERTS_TEAM_URL"}
+        return {k: v for k, v in given.items() if k not in left_out}
 
     def command(self, name: str) -> list[str]:
         program, *arguments = shlex.split(unit(name)["ExecStart"])
@@ -308,6 +308,6 @@ def test_the_containerfile_copies_what_there_is_and_runs_as_nobody_special() -> 
 
 def test_no_secret_stands_in_the_files_of_an_installation() -> None:
     lines = (DEPLOY / "environment.example").read_text("utf-8").splitlines()
-    secret = [line for line in lines if re.search(r"PASSWORD|TOKEN|_URL", line)]
-    assert len(secret) == 3
+    secret = [line for line in lines if re.search(r"PASSWORD|SECRET|TOKEN|_URL", line)]
+    assert len(secret) == 5
     assert all(line.startswith("# ") and line.endswith("=") for line in secret)

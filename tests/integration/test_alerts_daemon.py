@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,8 +29,13 @@ TO_START = 120
 
 @pytest.fixture
 def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
-    """One with the project's own dagster.yaml, and settings of nothing but folders of the test."""
+    """One with the project's own dagster.yaml, and settings of nothing but folders of the test.
+
+    It launches no run: a scheduled one would add failures of its own.
+    """
     config = (ROOT / "dagster.yaml").read_text("utf-8")
+    config, count = re.subn("max_concurrent_runs: [0-9]+", "max_concurrent_runs: 0", config)
+    assert count == 1
     (tmp_path / "dagster.yaml").write_text(config.replace("data/dagster", f"{tmp_path}/dagster"))
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     (tmp_path / "sources").mkdir()

@@ -55,3 +55,47 @@ def get(user: str, as_of: datetime | None, as_json: bool) -> None:
             shown = ", ".join(value) if isinstance(value, list) else str(value)
             click.echo(f"{column:{width}}  {shown}")
     click.echo(f"looked up in {milliseconds:.1f} ms", err=True)
+
+
+@profile.command()
+@click.option(
+    "--engine",
+    type=click.Choice(["process", "spark"]),
+    default="process",
+    show_default=True,
+    help="This process, or Spark.",
+)
+@click.option(
+    "--master",
+    default="local[2,4]",
+    show_default=True,
+    help="Spark only: where it runs, unless spark-submit said it; here 2 cores, 4 tries of a task.",
+)
+def rebuild(engine: str, master: str) -> None:
+    """Fold all events of the lake into a new generation of profiles, and flip the readers to it.
+
+    The live process may run meanwhile, on any engine: it goes on with the new generation.
+    """
+    from profilehouse.platform import Platform  # noqa: PLC0415
+    from profilehouse.profiles.features import load_declaration  # noqa: PLC0415
+    from profilehouse.settings import load_settings  # noqa: PLC0415
+    from profilehouse.sources.landing import delivered  # noqa: PLC0415
+    from profilehouse.stream.rebuild import Fold, rebuild_from_lake  # noqa: PLC0415
+
+    platform, declaration = Platform(load_settings()), load_declaration()
+
+    def fold_with(fold: Fold | None) -> int:
+        lake = platform.lake()
+        deliveries = {day.isoformat(): sha256 for day, sha256 in delivered(lake, "events").items()}
+        with platform.profile_store(declaration) as store:
+            return rebuild_from_lake(platform, lake, store, declaration, deliveries, fold)
+
+    if engine == "spark":
+        from profilehouse.stream.spark_driver import session  # noqa: PLC0415
+        from profilehouse.stream.spark_rebuild import FoldOnSpark  # noqa: PLC0415
+
+        with session("rebuilding the profiles", master) as spark:
+            generation = fold_with(FoldOnSpark(spark, platform.settings))
+    else:
+        generation = fold_with(None)
+    click.echo(f"{platform.settings.profiles}: generation {generation} of the profiles is current")

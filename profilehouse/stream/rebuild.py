@@ -6,7 +6,7 @@ Does not belong here: the fold (profiles/rebuild.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from profilehouse.log import Log
 from profilehouse.profiles.features import Declaration
 from profilehouse.profiles.fold import EVENT_SCHEMA
 from profilehouse.profiles.rebuild import fold_all
-from profilehouse.profiles.store import Positions, Store
+from profilehouse.profiles.store import Meta, Positions, Store
 from profilehouse.stream.profiles import Part, ProfileSink
 
 if TYPE_CHECKING:
@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 EVENTS_AT_ONCE = 20_000
 """Events of the log that are folded together."""
 
-_COLUMNS = (*EVENT_SCHEMA.names, "anonymous_id", "session_id", "consent")
+WEB_COLUMNS = (*EVENT_SCHEMA.names, "anonymous_id", "session_id", "consent")
+"""Of lake/web_events: what the fold needs."""
+
+Fold = Callable[
+    [Declaration, Lake, Positions, Mapping[str, str]], tuple[Iterable[tuple[str, bytes]], Meta]
+]
+"""Folds all events of the lake, those of the log up to positions, into entries by key, encoded.
+Deliveries go into the meta."""
+
 _SECONDS_TO_WAIT = 2.0
 
 
@@ -37,6 +45,7 @@ def rebuild_from_lake(
     store: Store,
     declaration: Declaration,
     deliveries: Mapping[str, str],
+    fold: Fold | None = None,
 ) -> int:
     """Fold all events of the lake into a new generation; returns its number.
 
@@ -50,21 +59,20 @@ def rebuild_from_lake(
         store: to rebuild.
         declaration: what to keep.
         deliveries: fingerprint of each delivery in lake/events.
+        fold: who folds; by default this process.
 
     Raises:
         ProfilehouseError: if a part cannot be used, or another process is rebuilding.
     """
     positions = lake.positions(EVENTS)
-    delivered = lake.batches("events", columns=EVENT_SCHEMA.names)
-    folded = fold_all(declaration, delivered, _days(lake, positions.offsets), deliveries)
-    rows = folded.entries.items()
+    rows, meta = (fold or _fold_here)(declaration, lake, positions.offsets, deliveries)
     topic_id = positions.topic_id or _topic_id(store)
     if topic_id is None:
-        return store.rebuild(rows, folded.meta)
+        return store.rebuild(rows, meta)
     with platform.log() as log:
         if log.topic_id != topic_id:  # made anew: its events are all yet to come
-            return store.rebuild(rows, folded.meta)
-        with store.stage(rows, folded.meta, log.topic_id, positions.offsets) as staged:
+            return store.rebuild(rows, meta)
+        with store.stage(rows, meta, log.topic_id, positions.offsets) as staged:
             _catch_up(log, ProfileSink(staged, declaration, log.topic_id))
             staged.flip()
             return staged.generation
@@ -79,10 +87,18 @@ def _topic_id(store: Store) -> str | None:
         return None
 
 
+def _fold_here(
+    declaration: Declaration, lake: Lake, positions: Positions, deliveries: Mapping[str, str]
+) -> tuple[Iterable[tuple[str, bytes]], Meta]:
+    delivered = lake.batches("events", columns=EVENT_SCHEMA.names)
+    folded = fold_all(declaration, delivered, _days(lake, positions), deliveries)
+    return folded.entries.items(), folded.meta
+
+
 def _days(lake: Lake, positions: Positions) -> Iterator[pa.Table]:
     offsets = {partition: (0, end) for partition, end in positions.items()}
     for day in lake.days(EVENTS):
-        yield lake.read(EVENTS, columns=_COLUMNS, days=[day], offsets=offsets)
+        yield lake.read(EVENTS, columns=WEB_COLUMNS, days=[day], offsets=offsets)
 
 
 def _catch_up(log: Log, sink: ProfileSink) -> None:

@@ -17,8 +17,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -143,8 +143,7 @@ class SparkProcess:
             ProfilehouseError: if log, store or lake cannot be used. The next process goes on from
                 what is stored.
         """
-        self._spark = session(self._options.master)
-        try:
+        with session("the live path", self._options.master) as self._spark:
             remove_old(self._platform.settings, self._platform.aws)
             with (
                 self._platform.log() as log,
@@ -152,8 +151,6 @@ class SparkProcess:
             ):
                 create_if_missing(store, self._declaration)
                 self._follow(log, store)
-        finally:
-            self._spark.stop()
 
     def _follow(self, log: Log, store: Store) -> None:
         state: State = "failed"
@@ -170,15 +167,9 @@ class SparkProcess:
                     self._end_queries()
                 self._restarts += self._behind
             state = "stopped"
-        except ProfilehouseError as error:
-            self._error = str(error)
-            raise
         except Exception as error:
-            self._error = _said(error)
-            raise ProfilehouseError(
-                f"the live path on Spark: {self._error}; mend that and start it again, it goes on"
-                " from what is stored"
-            ) from error
+            self._error = said(error)
+            raise
         finally:
             self._report(log, store, state)
 
@@ -342,12 +333,33 @@ class SparkProcess:
             logger.warning("the live process could not say how it is: %s", error)
 
 
-def session(master: str) -> SparkSession:
-    """A session with the Kafka connector: that of spark-submit, else one of services/jars.
+@contextmanager
+def session(work: str, master: str) -> Iterator[SparkSession]:
+    """A session with the Kafka connector, until the block ends.
+
+    It is that of spark-submit, where that started this process, else one with services/jars.
+
+    Args:
+        work: what it is for, to say where Spark fails.
+        master: where it runs, unless spark-submit said it.
 
     Raises:
-        ProfilehouseError: where pyspark or a full Java is missing.
+        ProfilehouseError: where pyspark or a whole Java is missing, or Spark fails in the block.
     """
+    spark = _session(master)
+    try:
+        yield spark
+    except ProfilehouseError:
+        raise
+    except Exception as error:
+        raise ProfilehouseError(
+            f"{work} on Spark: {said(error)}; mend that and start it again"
+        ) from error
+    finally:
+        spark.stop()
+
+
+def _session(master: str) -> SparkSession:
     if find_spec("pyspark") is None:
         raise ProfilehouseError("pyspark is not installed; pip install 'profilehouse[spark]'")
     from pyspark.sql import SparkSession  # noqa: PLC0415
@@ -389,7 +401,7 @@ def _on_this_machine(builder: SparkSession.Builder, master: str) -> SparkSession
     )
 
 
-def _said(error: BaseException) -> str:
+def said(error: BaseException) -> str:
     """What an error of Spark says, without its stack; the platform's own words where they are."""
     lines = str(error).splitlines() or [type(error).__name__]
     ours = [line.partition("ProfilehouseError: ")[2] for line in lines]

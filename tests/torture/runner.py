@@ -243,13 +243,17 @@ def run(place: Place, plan: Plan, say: Callable[[str], None] = lambda _: None) -
         finally:
             torture.end()
     say("comparing")
-    logged = _logged(place)
-    _check_log(appended, logged)
-    expected = naive.expect(each for _, each in logged)
+    _check_log(appended, _logged(place))
+    compare(place, outcome)
+    return outcome
+
+
+def compare(place: Place, outcome: Outcome) -> None:
+    """Compare profiles and lake with what must come of the log."""
+    expected = naive.expect(each for _, each in _logged(place))
     with _environment(place.variables):
         outcome.differences += _profile_differences(place, expected, outcome.compared)
     outcome.differences += _lake_differences(place, expected, outcome.compared)
-    return outcome
 
 
 class _Torture:

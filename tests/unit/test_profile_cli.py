@@ -63,6 +63,15 @@ def test_a_profile_is_printed_with_the_time_the_lookup_took(run: Run) -> None:
     assert float(took[1]) < 500
 
 
+def test_a_rebuild_makes_a_new_generation_of_what_the_lake_holds(run: Run) -> None:
+    code, out, _ = run("profile", "rebuild")
+    assert (code, out) == (0, "lmdb:profiles: generation 2 of the profiles is current\n")
+
+    code, _, err = run("profile", "get", "7")
+    assert code == 1
+    assert "no profile of user 7" in err, "the lake holds no event"
+
+
 def test_json_is_one_object_with_the_columns_of_the_warehouse_table(run: Run) -> None:
     code, out, _ = run("profile", "get", "7", "--json", "--as-of", "2026-04-06")
     found = json.loads(out)

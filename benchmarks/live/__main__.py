@@ -108,7 +108,7 @@ def main(
                 result["profile"] = shares[:100]
                 (KEPT / "live_stacks.txt").write_bytes((run.folder / "stacks.txt").read_bytes())
     machine["load after"] = load()
-    aims = report.aims(figures, report.AIMS)
+    aims = report.aims(figures)
     report.print_figures(console, figures, aims)
     result |= {"figures": figures, "aims": aims}
     file.parent.mkdir(parents=True, exist_ok=True)

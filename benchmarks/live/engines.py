@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -71,29 +71,13 @@ class Memory(msgspec.Struct):
 class Run:
     """A folder for one run of the platform on one topic."""
 
-    def __init__(
-        self,
-        folder: Path,
-        broker: KafkaBroker,
-        topic: str,
-        profiles: str | None = None,
-        options: Sequence[str] = (),
-    ) -> None:
-        """Make the folder.
-
-        Args:
-            folder: for all that the run leaves.
-            broker: with the topic.
-            topic: the log.
-            profiles: URL of the store; by default LMDB in the folder.
-            options: of `profilehouse stream`.
-        """
+    def __init__(self, folder: Path, broker: KafkaBroker, topic: str) -> None:
+        """Make the folder."""
         folder.mkdir(parents=True)
         self.folder = folder
-        self._options = options
         self.settings = Settings(
             log=broker.url(topic),
-            profiles=profiles or f"lmdb:{folder / 'profiles'}",
+            profiles=f"lmdb:{folder / 'profiles'}",
             lake=str(folder / "lake"),
             status=str(folder / "status"),
             _env_file=None,
@@ -110,7 +94,7 @@ class Run:
     @contextmanager
     def live_process(self) -> Iterator[subprocess.Popen[bytes]]:
         """The live process; asked to end after the block, and it must end well."""
-        command = [sys.executable, "-m", "profilehouse.cli", "stream", *self._options]
+        command = [sys.executable, "-m", "profilehouse.cli", "stream"]
         with (
             (self.folder / "stream.log").open("wb") as output,
             subprocess.Popen(
@@ -171,8 +155,8 @@ def drain(run: Run) -> Drained:
     wanted = sum(run.ends.values())
     started = time.perf_counter()
     with run.live_process() as process:
-        first, began = wait_for(process, run, 1)
-        done, ended = wait_for(process, run, wanted)
+        first, began = _wait(process, run, 1)
+        done, ended = _wait(process, run, wanted)
         while run.in_lake() < wanted:
             time.sleep(0.1)
         lake_ended = time.perf_counter()
@@ -191,12 +175,12 @@ def drain(run: Run) -> Drained:
 def latency(run: Run, rate: int, seconds: int, users: int) -> Latencies:
     """What readers in other processes wait at a steady rate of events; one kind after the other."""
     with run.live_process() as process:
-        wait_for_partitions(process, run)
+        _wait_for_partitions(process, run)
         with (
             run.command("probe", "latency", str(rate), "--seconds", str(seconds / 2)) as prober,
             run.command("load", str(rate * seconds), "--rate", str(rate), "--users", str(users)),
         ):
-            seen = told(prober)
+            seen = _told(prober)
             reads = _reads(run, users, seconds / 8)
             with _api(run) as address:
                 api = _reads(run, users, seconds / 8, "--api", address, "--token", _BEARER)
@@ -211,7 +195,7 @@ def memory(run: Run, events: int, users: int, samples: int) -> list[Memory]:
         run.command("load", str(events), "--users", str(users)) as load,
     ):
         for sample in range(1, samples + 1):
-            stored, _ = wait_for(process, run, events * sample // samples, pause=0.2)
+            stored, _ = _wait(process, run, events * sample // samples, pause=0.2)
             now = _memory(process.pid)
             measured.append(Memory(stored, now["RssAnon"], now["VmRSS"]))
         load.wait(60)
@@ -225,7 +209,7 @@ def profile(run: Run, seconds: int, py_spy: Path) -> list[tuple[str, float, floa
     """
     stacks = run.folder / "stacks.txt"
     with run.live_process() as process:
-        wait_for(process, run, 1)
+        _wait(process, run, 1)
         record = [str(py_spy), "record", "-p", str(process.pid), "-d", str(seconds)]
         subprocess.run(
             [*record, "--function", "-f", "raw", "-o", str(stacks)],
@@ -282,11 +266,11 @@ def drain_with(
             process.returncode = os.waitstatus_to_exitcode(status)
         finally:
             process.kill()
-    marks = progress.read_text("ascii").split() if progress.exists() else []
-    if process.returncode or len(marks) != 3 or int(marks[2]) != events:
+    told = progress.read_text("ascii").split() if progress.exists() else []
+    if process.returncode or len(told) != 3 or int(told[2]) != events:
         lines = log.read_text("utf-8", "replace").splitlines()[-_LINES_SHOWN:]
-        raise RuntimeError("\n".join([f"{peer} failed, it told {marks}:", *lines]))
-    began, ended = float(marks[0]), float(marks[1])
+        raise RuntimeError("\n".join([f"{peer} failed, it told {told}:", *lines]))
+    began, ended = float(told[0]), float(told[1])
     return Drained(
         events,
         events / (ended - began),
@@ -295,7 +279,7 @@ def drain_with(
     )
 
 
-def wait_for(
+def _wait(
     process: subprocess.Popen[bytes], run: Run, wanted: int, pause: float = 0.02
 ) -> tuple[int, float]:
     """(records stored, when) as soon as so many are."""
@@ -309,7 +293,7 @@ def wait_for(
 def _reads(run: Run, users: int, seconds: float, *options: str) -> Percentiles:
     arguments = ["reads", str(users), "--seconds", str(seconds), *options]
     with run.command("probe", *arguments) as reader:
-        return told(reader)
+        return _told(reader)
 
 
 @contextmanager
@@ -322,7 +306,7 @@ def _api(run: Run) -> Iterator[str]:
         yield f"{HOST}:{port}"
 
 
-def wait_for_partitions(process: subprocess.Popen[bytes], run: Run) -> None:
+def _wait_for_partitions(process: subprocess.Popen[bytes], run: Run) -> None:
     """Return once the live process says that it reads the log."""
     deadline = time.perf_counter() + _SECONDS
     while not any(status.ends for status in read_statuses(run.settings)):
@@ -336,8 +320,7 @@ def _check(process: subprocess.Popen[bytes], run: Run, deadline: float) -> None:
         raise RuntimeError("\n".join(["the live process failed:", *lines[-_LINES_SHOWN:]]))
 
 
-def told(process: subprocess.Popen[str]) -> Percentiles:
-    """What a probe prints at its end."""
+def _told(process: subprocess.Popen[str]) -> Percentiles:
     output, _ = process.communicate(timeout=_SECONDS)
     return msgspec.json.decode(output, type=Percentiles)
 

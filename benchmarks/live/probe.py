@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from http.client import HTTPConnection
@@ -47,18 +47,20 @@ def main() -> None:
 @click.argument("rate", type=int)
 @click.option("--seconds", type=float, required=True, help="Stop after so long.")
 @click.option("--ignore", default=300, show_default=True, help="Markers at the start.")
-@click.option("--table", help="HOST:PORT/KEYSPACE/TABLE of Cassandra, in place of the store.")
-def latency(rate: int, seconds: float, ignore: int, table: str | None) -> None:
+def latency(rate: int, seconds: float, ignore: int) -> None:
     """How long after its producer made it an event is in a profile that this process reads."""
+    declaration = load_declaration()
     found: dict[int, float] = {}
     deadline = time.monotonic() + seconds
-    with _rows_of_a_table(table) if table else _rows_of_the_store() as rows_of:
+    with Platform(load_settings()).profile_store(declaration) as store:
+        while not store.exists():
+            time.sleep(_PAUSE)
         first = 0
         while time.monotonic() < deadline:
             wanted = {
                 marker(n, rate): n for n in range(first, first + _OUTSTANDING) if n not in found
             }
-            rows = rows_of(wanted)
+            rows = store.get_many(wanted)
             now = time.time()
             for name, row in rows.items():
                 found[wanted[name]] = now * 1000 - decode(row).first_seen / 1000
@@ -88,32 +90,6 @@ def reads(users: int, seconds: float, rate: int, api: str | None, token: str) ->
             if found:
                 took.append((after - before) * 1000)
     _tell(took)
-
-
-@contextmanager
-def _rows_of_the_store() -> Iterator[Callable[[Collection[str]], dict[str, bytes]]]:
-    with Platform(load_settings()).profile_store(load_declaration()) as store:
-        while not store.exists():
-            time.sleep(_PAUSE)
-        yield store.get_many
-
-
-@contextmanager
-def _rows_of_a_table(place: str) -> Iterator[Callable[[Collection[str]], dict[str, bytes]]]:
-    from cassandra.cluster import Cluster  # noqa: PLC0415
-    from cassandra.concurrent import execute_concurrent_with_args  # noqa: PLC0415
-
-    node, keyspace, table = place.split("/")
-    host, _, port = node.rpartition(":")
-    with Cluster([host], int(port), protocol_version=4) as cluster:
-        session = cluster.connect(keyspace)
-        select = session.prepare(f"SELECT user_id, row FROM {table} WHERE user_id = ?")
-
-        def rows_of(users: Collection[str]) -> dict[str, bytes]:
-            answers = execute_concurrent_with_args(session, select, [(user,) for user in users])
-            return {row.user_id: row.row for _, found in answers for row in found}
-
-        yield rows_of
 
 
 @contextmanager

@@ -22,7 +22,7 @@ class Aim(msgspec.Struct):
     met: bool
 
 
-AIMS: Mapping[str, tuple[float, bool]] = {
+AIMS = {
     "throughput": (100_000, True),
     "readable_p50": (20, False),
     "readable_p99": (100, False),
@@ -45,15 +45,15 @@ def percentile_figures(name: str, title: str, runs: Sequence[Percentiles]) -> di
     }
 
 
-def aims(figures: Mapping[str, Figure], bounds: Mapping[str, tuple[float, bool]]) -> dict[str, Aim]:
-    """Which of the aims that were measured are met; bounds as in AIMS."""
+def aims(figures: Mapping[str, Figure]) -> dict[str, Aim]:
+    """Which of the aims that were measured are met."""
     return {
         name: Aim(
             bound,
             least,
             figures[name].median >= bound if least else figures[name].median <= bound,
         )
-        for name, (bound, least) in bounds.items()
+        for name, (bound, least) in AIMS.items()
         if name in figures
     }
 
